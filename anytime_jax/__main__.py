@@ -1,0 +1,6 @@
+"""`python -m anytime_jax VERB ...`"""
+
+from anytime_jax.commands import main
+
+if __name__ == "__main__":
+    raise SystemExit(main.main())

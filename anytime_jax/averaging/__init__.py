@@ -1,0 +1,88 @@
+"""Averages of the weights, kept beside any optax optimizer.
+
+An average is a schedule too: from update, counted from 1, to the mixing weight of the
+newest parameters. `track` keeps any number of them inside an optimizer's state, `read`
+takes one out, and `kernel` says exactly what it remembers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from anytime_jax import specs
+from anytime_jax.averaging.kernels import (
+    effective_samples,
+    implied_decay,
+    kernel,
+    mean_age,
+)
+from anytime_jax.averaging.state import attach, detach, read
+from anytime_jax.averaging.transform import (
+    AverageState,
+    TrackState,
+    check_name,
+    start,
+    track,
+)
+from anytime_jax.averaging.weights import (
+    Average,
+    age_ema,
+    ema,
+    latest,
+    mass,
+    polynomial,
+    power,
+    tail,
+    uniform,
+)
+
+_FACTORIES = (latest, uniform, age_ema, power, polynomial, ema, tail)
+
+__all__ = [
+    "Average",
+    "AverageState",
+    "TrackState",
+    "age_ema",
+    "attach",
+    "build",
+    "check_name",
+    "detach",
+    "effective_samples",
+    "ema",
+    "implied_decay",
+    "kernel",
+    "latest",
+    "mass",
+    "mean_age",
+    "polynomial",
+    "power",
+    "read",
+    "start",
+    "tail",
+    "track",
+    "uniform",
+]
+
+
+def build(averages: Mapping[str, Mapping[str, Any]]) -> dict[str, Average]:
+    """Turns data into averages.
+
+    Args:
+      averages: by name, `dict(name=FACTORY, ...)` with the factory's arguments.
+
+    Returns:
+      The averages by name.
+
+    Raises:
+      ValueError: a name, a factory or an argument is not allowed; the message names it
+        and lists what is.
+
+    Example:
+      >>> print(*build(dict(ema25=dict(name="age_ema", divisor=25))).values())
+      age_ema(divisor=25)
+    """
+    for name in averages:
+        check_name(name)
+    return {
+        name: specs.call(spec, _FACTORIES, f"averages.{name}")
+        for name, spec in averages.items()
+    }

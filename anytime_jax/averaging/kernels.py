@@ -1,0 +1,120 @@
+"""What an average remembers, exactly: its coefficients and their moments."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from anytime_jax.averaging import weights
+
+
+def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
+    """Returns the coefficient of each of theta_1 ... theta_steps in an average.
+
+    With ticks at every, 2 every, ... and `m_j` the mass of tick j, the coefficient of
+    the weights at tick j is `m_j prod_{l > j} (1 - m_l)`; between ticks it is 0. What
+    is missing from a sum of 1 is the share of the initial parameters.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: updates done, >= 1; the average is the one at the last tick not after it.
+      every: updates between ticks.
+
+    Returns:
+      float64 [steps].
+
+    Raises:
+      ValueError: `steps` or `every` is not an integer >= 1.
+
+    Example:
+      >>> kernel(weights.power(gamma=1), 3)
+      array([0.11111111, 0.33333333, 0.55555556])
+    """
+    weights.require_count("steps", steps, least=1)
+    weights.require_count("every", every, least=1)
+    stops = np.arange(every, steps + 1, every)
+    masses = _masses(average, stops, every)
+    coefficients = np.zeros(steps)
+    # The product over later ticks, as a sum of logarithms: log1p(-1) is -inf, and a
+    # share of 1 does erase all that came before.
+    with np.errstate(divide="ignore"):
+        log_kept = np.log1p(-masses)
+    log_later = np.append(np.cumsum(log_kept[:0:-1])[::-1], 0.0)[: len(stops)]
+    coefficients[stops - 1] = masses * np.exp(log_later)
+    return coefficients
+
+
+def mean_age(average: Callable, steps: int, *, every: int = 1) -> float:
+    """Returns the mean age, in updates, of the weights in an average.
+
+    `sum_i p_i (steps - i)`, where the initial parameters count with i = 0.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: updates done.
+      every: updates between ticks.
+
+    Returns:
+      The mean age at update `steps`.
+
+    Example:
+      >>> round(mean_age(weights.uniform(), 101), 6)
+      50.0
+    """
+    coefficients = kernel(average, steps, every=every)
+    ages = np.arange(steps - 1, -1, -1)
+    return float(coefficients @ ages + (1.0 - coefficients.sum()) * steps)
+
+
+def effective_samples(average: Callable, steps: int, *, every: int = 1) -> float:
+    """Returns how many equally weighted iterates have the same noise.
+
+    `1 / sum_i p_i^2`, the initial parameters included: the factor by which an average
+    of independent noise reduces its variance.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: updates done.
+      every: updates between ticks.
+
+    Returns:
+      A number between 1 and steps + 1.
+
+    Example:
+      >>> round(effective_samples(weights.uniform(), 100), 6)
+      100.0
+    """
+    coefficients = kernel(average, steps, every=every)
+    initial = 1.0 - coefficients.sum()
+    return float(1.0 / (coefficients @ coefficients + initial**2))
+
+
+def implied_decay(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
+    """Returns the learning-rate multiplier that an average imitates.
+
+    With `theta_t = theta_0 - sum_{i <= t} u_i`, the average is
+    `theta_0 - sum_i W_i u_i` with `W_i = sum_{j >= i} p_j`: update i counts as if its
+    rate had been multiplied by W_i. Exact in weight space; as a statement about
+    training it is first-order, since the updates were taken along the raw path.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: updates done.
+      every: updates between ticks.
+
+    Returns:
+      float64 [steps], the multiplier of each update.
+
+    Example:
+      >>> implied_decay(weights.uniform(), 4)
+      array([1.  , 0.75, 0.5 , 0.25])
+
+    Source: WSM, 2025, arXiv 2507.17634, where it turns decays into merges of snapshots.
+    """
+    return np.cumsum(kernel(average, steps, every=every)[::-1])[::-1]
+
+
+def _masses(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+    if isinstance(average, weights.Average) and average.share is not None:
+        return np.asarray(average.mass(stops - every, stops), np.float64)
+    shares = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
+    return np.asarray(shares, np.float64)

@@ -1,0 +1,42 @@
+"""Picks the verb, and turns what a user did wrong into one line and exit code 2."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from anytime_jax.commands.errors import BadInput
+
+VERBS = {
+    "train": "train a run from a config file, or go on with it",
+    "report": "tabulate and plot the exits of runs beside their envelope",
+}
+
+_LISTED = "\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items())
+_HELP = f"usage: python -m anytime_jax VERB [--help] ...\n\n{_LISTED}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+      arguments: those after `python -m anytime_jax`; `sys.argv` by default.
+
+    Returns:
+      The exit code: 0; 2 for bad input; whatever else the verb returns.
+
+    Example:
+      >>> main(["tarin"])
+      2
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            raise BadInput(f"{verb!r} is no verb; known are {', '.join(VERBS)}")
+        return importlib.import_module(f"anytime_jax.commands.{verb}").run(rest)
+    except BadInput as error:
+        print(f"anytime_jax: {error}", file=sys.stderr)
+        return 2

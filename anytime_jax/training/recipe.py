@@ -1,0 +1,246 @@
+"""From a config, which is data, to everything that a run is made of.
+
+All of it is checked here, before anything is compiled or written.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from anytime_jax import averaging, data, models, schedules
+from anytime_jax.training import config_file, durations, sharding, snapshots, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run, ready to be compiled.
+
+    Attributes:
+      model: the pair of pure functions.
+      optimizer: the optax transformation, tracking included.
+      mesh: the devices.
+      parameters: `dict(embedding=, non_embedding=)`, numbers of parameters.
+      tokens_per_step: batch size in tokens.
+      start_step: updates done before the first of this run; not 0 in a branch.
+      total_steps: updates done at its end, those before the branch included.
+      horizons: steps at which the model is evaluated on the larger set and kept; the
+        last step is one of them.
+      evaluations: steps at which the model is evaluated on the smaller set.
+      branch_starts: steps from which a cooldown may branch off, 0.8 and 0.9 of each
+        horizon.
+      snapshot_every: steps between snapshots that are kept for good.
+      latest_every: steps between those of which only the latest two are kept, 0 for
+        none.
+    """
+
+    model: models.Model
+    optimizer: optax.GradientTransformationExtraArgs
+    mesh: jax.sharding.Mesh
+    parameters: Mapping[str, int]
+    tokens_per_step: int
+    start_step: int
+    total_steps: int
+    horizons: tuple[int, ...]
+    evaluations: tuple[int, ...]
+    branch_starts: tuple[int, ...]
+    snapshot_every: int
+    latest_every: int
+
+    def keeps(self, step: int) -> bool:
+        """Returns whether the snapshot of a step is kept for good."""
+        marked = step in self.horizons or step in self.branch_starts
+        return marked or step % self.snapshot_every == 0
+
+    def saves(self, step: int) -> bool:
+        """Returns whether a snapshot is taken after a step."""
+        latest = self.latest_every and step % self.latest_every == 0
+        return self.keeps(step) or bool(latest)
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns what the config's durations came to, for config.json."""
+        return dict(
+            parameters=dict(self.parameters),
+            tokens_per_step=self.tokens_per_step,
+            start_step=self.start_step,
+            total_steps=self.total_steps,
+            horizons=list(self.horizons),
+        )
+
+
+def build(config: ml_collections.ConfigDict) -> Recipe:
+    """Builds a run from its config.
+
+    Args:
+      config: as `configs/tiny.py` documents it.
+
+    Returns:
+      A `Recipe`.
+
+    Raises:
+      ValueError: a value is not allowed; the message names its key, the value and what
+        is.
+    """
+    _check_sizes(config)
+    model = models.build(config.model.to_dict())
+    mesh = sharding.make_mesh(**config.mesh)
+    part = config.batch_size // config.accumulation
+    sharding.check_batch("batch_size / accumulation", part, mesh)
+    sharding.check_batch("evaluation.batch_size", config.evaluation.batch_size, mesh)
+    data.check(**config.data, sequence_length=config.sequence_length)
+
+    parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    tokens_per_step = config.batch_size * config.sequence_length
+    scale = dict(
+        tokens_per_step=tokens_per_step, non_embedding=parameters["non_embedding"]
+    )
+    spec, start_step, total_steps = _run_length(config, scale)
+    schedule = schedules.build(spec, total_steps=total_steps)
+    averages = averaging.build(config.averages.to_dict())
+    optimizer = make_optimizer(config, schedule, averages)
+    _check_state(model, optimizer, mesh)
+
+    horizons = durations.to_steps("horizons", config.horizons, **scale)
+    horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
+    branch_starts = {h * tenths // 10 for h in horizons for tenths in (8, 9)}
+    every = config.snapshots.every or durations.to_steps(
+        "snapshots.every", dict(chinchilla=0.25), **scale
+    )
+    points = np.geomspace(start_step + 1, total_steps, config.evaluation.points)
+    return Recipe(
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        parameters=parameters,
+        tokens_per_step=tokens_per_step,
+        start_step=start_step,
+        total_steps=total_steps,
+        horizons=tuple(sorted(horizons)),
+        evaluations=tuple(sorted({round(point) for point in points})),
+        branch_starts=tuple(sorted(branch_starts)),
+        snapshot_every=every,
+        latest_every=config.snapshots.latest_every,
+    )
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict,
+    schedule: optax.Schedule,
+    averages: Mapping[str, averaging.Average],
+) -> optax.GradientTransformationExtraArgs:
+    """Makes the optimizer: clipping, the optax optimizer by name, the averages.
+
+    Args:
+      config: its `optimizer`, `clip_norm` and `tracking` are used.
+      schedule: the learning rate.
+      averages: by name.
+
+    Returns:
+      The transformation, whose state records the learning rate that was applied.
+
+    Raises:
+      ValueError: optax has no such optimizer, or it has not these arguments.
+    """
+    options = config.optimizer.to_dict()
+    name = options.pop("name")
+    factory = getattr(optax, name, None)
+    arguments = inspect.signature(factory).parameters if callable(factory) else {}
+    if "learning_rate" not in arguments:
+        raise ValueError(
+            f"optimizer.name={name!r} is not an optax optimizer with a learning rate, "
+            "such as adam, adamw, lion, sgd"
+        )
+    unknown = sorted(set(options) - set(arguments))
+    if unknown:
+        raise ValueError(
+            f"optimizer.{unknown[0]}={options[unknown[0]]!r} is not an argument of "
+            f"{name}; known are {', '.join(arguments)}"
+        )
+    static = [argument for argument in arguments if argument != "learning_rate"]
+    inject = optax.inject_hyperparams(factory, static_args=static)
+    inner = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        inject(learning_rate=schedule, **options),
+    )
+    return averaging.track(inner, averages, **config.tracking)
+
+
+def _run_length(
+    config: ml_collections.ConfigDict, scale: Mapping[str, int]
+) -> tuple[dict[str, Any], int, int]:
+    """The schedule's spec, the first and the last step, those of a branch included."""
+    spec = config.schedule.to_dict()
+    branching = bool(config.branch.workdir)
+    if branching != (spec.get("name") == "cooldown"):
+        raise ValueError(
+            f"branch.workdir={config.branch.workdir!r} and schedule.name="
+            f"{spec.get('name')!r}: a branch has the schedule 'cooldown', and a "
+            "cooldown has a branch.workdir to start from"
+        )
+    if not branching:
+        return spec, 0, durations.to_steps("duration", config.duration, **scale)
+    source = config_file.read(config.branch.workdir)
+    for key in ("model", "optimizer", "data", "sequence_length", "seed"):
+        if config_file.to_json(config)[key] != source[key]:
+            raise ValueError(
+                f"{key} differs from that of branch.workdir={config.branch.workdir!r}: "
+                f"{config_file.to_json(config)[key]!r} here, {source[key]!r} there"
+            )
+    stored = snapshots.stored_steps(config.branch.workdir)
+    start, steps = config.branch.step, spec["steps"]
+    if start not in stored:
+        raise ValueError(
+            f"branch.step={start!r} has no snapshot in branch.workdir="
+            f"{config.branch.workdir!r}; stored are {', '.join(map(str, stored))}"
+        )
+    if any(config.duration.values()):
+        raise ValueError(
+            f"duration={config.duration.to_dict()!r} must be left at 0 in a branch, "
+            "whose length is schedule.steps"
+        )
+    trunk = schedules.build(
+        source["schedule"], total_steps=source["resolved"]["total_steps"]
+    )
+    total = durations.to_steps("schedule.steps", dict(steps=steps), **scale) + start
+    return spec | dict(trunk=trunk, start=start), start, total
+
+
+def _check_sizes(config: ml_collections.ConfigDict) -> None:
+    positive = {
+        "batch_size": config.batch_size,
+        "sequence_length": config.sequence_length,
+        "accumulation": config.accumulation,
+        "evaluation.points": config.evaluation.points,
+        "evaluation.batches": config.evaluation.batches,
+        "evaluation.horizon_batches": config.evaluation.horizon_batches,
+        "evaluation.batch_size": config.evaluation.batch_size,
+        "logging.every": config.logging.every,
+        "clip_norm": config.clip_norm,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{key}={value!r} must be positive")
+    if config.batch_size % config.accumulation:
+        raise ValueError(
+            f"accumulation={config.accumulation} must divide batch_size="
+            f"{config.batch_size}"
+        )
+    for key, value in (
+        ("seed", config.seed),
+        ("snapshots.every", config.snapshots.every),
+        ("snapshots.latest_every", config.snapshots.latest_every),
+        ("branch.step", config.branch.step),
+    ):
+        if value < 0:
+            raise ValueError(f"{key}={value!r} must not be negative")
+
+
+def _check_state(model, optimizer, mesh) -> None:
+    """Traces the initial state, so that what cannot be built or split is said now."""
+    shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
+    sharding.shardings(mesh, shapes)

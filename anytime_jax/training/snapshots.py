@@ -1,0 +1,200 @@
+"""Snapshots of a run: raw weights, each average and the optimizer as own items.
+
+    WORKDIR/snapshots/STEP/    raw, average_NAME, optimizer, meta; STEP = updates done
+
+Evaluating or merging loads one item and nothing else, on any devices.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from anytime_jax import averaging
+from anytime_jax.training.state import TrainState
+
+Tree = Any
+
+FOLDER = "snapshots"
+_LATEST = 2
+
+
+class Store:
+    """Saves the snapshots of one run."""
+
+    def __init__(self, workdir: str | os.PathLike, keeps: Callable[[int], bool]):
+        """Opens a run's folder of snapshots, and removes what an interruption left.
+
+        Args:
+          workdir: the run's folder.
+          keeps: whether the snapshot of a step stays for good; of the others the latest
+            two stay.
+        """
+        self._manager = ocp.CheckpointManager(
+            pathlib.Path(workdir).absolute() / FOLDER,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_Preservation(keeps), cleanup_tmp_directories=True
+            ),
+        )
+
+    def save(self, state: TrainState, step: int, sequences: int) -> None:
+        """Saves in the background; an interruption leaves no half of a snapshot.
+
+        Args:
+          state: what to save; it may be donated once this returns.
+          step: updates done.
+          sequences: sequences of the training data consumed.
+        """
+        items = {
+            name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()
+        }
+        items["meta"] = ocp.args.JsonSave({"step": step, "sequences": sequences})
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def wait(self) -> None:
+        """Waits until everything that was saved is safe on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and releases the folder."""
+        self._manager.close()
+
+
+def stored_steps(workdir: str | os.PathLike) -> list[int]:
+    """Returns the steps that have a complete snapshot, in order.
+
+    Args:
+      workdir: a run's folder; one without snapshots has none.
+    """
+    folder = pathlib.Path(workdir) / FOLDER
+    # Orbax writes under a longer name and renames what is complete to the bare step.
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def restore(
+    workdir: str | os.PathLike, step: int, like: TrainState
+) -> tuple[TrainState, int]:
+    """Restores a state and leaves the folder untouched.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      like: shapes, dtypes and shardings to restore into; its averages decide which are
+        read.
+
+    Returns:
+      The state, and the number of sequences consumed.
+
+    Raises:
+      ValueError: an average of `like` is not in the snapshot.
+    """
+    wanted = _items(like)
+    _check_items(workdir, step, wanted)
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+    items["meta"] = ocp.args.JsonRestore()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            _folder(workdir, step), args=ocp.args.Composite(**items)
+        )
+    averages = {
+        _name(item): averaging.AverageState(**{"compensation": (), **restored[item]})
+        for item in wanted
+        if item not in ("raw", "optimizer")
+    }
+    state = TrainState(
+        step=jax.device_put(jnp.int32(step), like.step.sharding),
+        params=restored["raw"],
+        optimizer=averaging.attach(restored["optimizer"], averages),
+    )
+    return state, restored["meta"]["sequences"]
+
+
+def restore_weights(
+    workdir: str | os.PathLike, step: int, name: str, like: Tree
+) -> Tree:
+    """Restores one set of weights and nothing else.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      like: shapes, dtypes and shardings that the weights shall have.
+
+    Returns:
+      The weights.
+
+    Raises:
+      ValueError: the snapshot has no such weights; the message lists what it has.
+    """
+    item = _item(name)
+    _check_items(workdir, step, [item])
+    target = like if name == "raw" else {"value": like}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            _folder(workdir, step) / item,
+            args=ocp.args.PyTreeRestore(
+                target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            ),
+        )
+    return restored if name == "raw" else restored["value"]
+
+
+class _Preservation:
+    """Orbax's policy: keep what stays for good, and the latest two of the rest."""
+
+    def __init__(self, keeps: Callable[[int], bool]):
+        self._keeps = keeps
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        rest = [c.step for c in checkpoints if not self._keeps(c.step)]
+        recent = rest[-_LATEST:]
+        return [self._keeps(c.step) or c.step in recent for c in checkpoints]
+
+
+def _items(state: TrainState) -> dict[str, Tree]:
+    """The trees of a state by the name of the item that holds them."""
+    optimizer, averages = averaging.detach(state.optimizer)
+    trees = {"raw": state.params, "optimizer": optimizer}
+    for name, average in averages.items():
+        fields = average._asdict()
+        if not jax.tree.leaves(average.compensation):
+            del fields["compensation"]  # Orbax does not store what is empty.
+        trees[_item(name)] = fields
+    return trees
+
+
+def _check_items(workdir, step, wanted) -> None:
+    folder = _folder(workdir, step)
+    if not folder.is_dir():
+        raise ValueError(
+            f"{workdir!s} has no snapshot of step {step}; stored are "
+            f"{', '.join(map(str, stored_steps(workdir))) or 'none'}"
+        )
+    stored = [path.name for path in folder.iterdir() if path.is_dir()]
+    missing = [_name(item) for item in wanted if item not in stored]
+    if missing:
+        known = sorted(set(map(_name, stored)) - {"optimizer", "meta"})
+        raise ValueError(
+            f"the snapshot of step {step} in {workdir!s} has no weights "
+            f"{', '.join(missing)}; it has {', '.join(known)}"
+        )
+
+
+def _folder(workdir: str | os.PathLike, step: int) -> pathlib.Path:
+    return pathlib.Path(workdir).absolute() / FOLDER / str(step)
+
+
+def _item(name: str) -> str:
+    return name if name == "raw" else f"average_{name}"
+
+
+def _name(item: str) -> str:
+    return item.removeprefix("average_")

@@ -1,0 +1,41 @@
+"""What training changes: the step, the weights and the optimizer's state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from anytime_jax import averaging
+from anytime_jax.models import Model
+
+Tree = Any
+
+
+class TrainState(NamedTuple):
+    """The state of a run.
+
+    Attributes:
+      step: int32 [], updates done.
+      params: the raw weights.
+      optimizer: the optimizer's state, which holds the averages of the weights.
+    """
+
+    step: jax.Array
+    params: Tree
+    optimizer: optax.OptState
+
+    def weights(self) -> dict[str, Tree]:
+        """Returns every set of weights to evaluate: `raw`, and the averages by name."""
+        _, averages = averaging.detach(self.optimizer)
+        return {"raw": self.params} | {
+            name: average.value for name, average in averages.items()
+        }
+
+
+def init(
+    model: Model, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """Returns the state before the first update; meant to be jitted or traced."""
+    params = model.init(jax.random.key(seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
