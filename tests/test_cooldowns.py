@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from anytime_jax import schedules
 
@@ -82,6 +82,18 @@ def test_follows_its_formula(shape, final_fraction):
 def test_the_last_value_is_exactly_the_final_fraction(shape):
     schedule = cooled(shape, final_fraction=0.25, trunk=lambda count: 1.0)
     assert schedule(60) == schedule(61) == schedule(10**9) == 0.25
+
+
+# Compiled, a division by a constant is a product with its rounded inverse, which at the
+# end is too large for 20, too small for 41, and for the last is too large a step early.
+@pytest.mark.parametrize("steps", [20, 41, 2**24 + 2901])
+def test_the_end_is_exact_when_compiled(steps):
+    shape = dict(name="power", exponent=0.5)
+    schedule = jax.jit(cooled(shape, 40, steps, 0.0, trunk=lambda count: 1.0))
+    rates_C = schedule(40 + steps + jnp.array([-steps, -2, -1, 0, 1]))
+    assert rates_C[0] == 1
+    assert np.all(rates_C[1:3] >= 0) and np.all(rates_C[1:3] < 0.5)
+    assert_array_equal(rates_C[3:], 0)
 
 
 def test_shape_given_as_a_dict_or_a_callable():

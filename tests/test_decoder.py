@@ -18,9 +18,11 @@ VARIANTS = [
 class Case:
     """A model with generic parameters, tokens, and one compiled function for all."""
 
-    def __init__(self, **options):
+    def __init__(self, params=None, **options):
         self.model = decoder(**SIZES, **options)
-        self.params = _generic(jax.jit(self.model.init)(jax.random.key(0)))
+        if params is None:
+            params = _generic(jax.jit(self.model.init)(jax.random.key(0)))
+        self.params = params
         self.tokens_BxL = jax.random.randint(jax.random.key(1), (B, L), 0, V)
         run = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
         self.compiled = run.lower(self.params, self.tokens_BxL).compile()
@@ -30,20 +32,23 @@ class Case:
         losses_BxL = jax.nn.logsumexp(logits_BxLxV, -1) - logits_BxLxV[:, :, 0]
         return jnp.mean(losses_BxL), logits_BxLxV
 
-    def logits(self, params=None, tokens_BxL=None):
-        params = self.params if params is None else params
-        tokens_BxL = self.tokens_BxL if tokens_BxL is None else tokens_BxL
-        return self.compiled(params, tokens_BxL)[0][1]
+    def run(self, **changes):
+        """Returns loss, logits and gradients, after changes of parameters or tokens."""
+        tokens_BxL = changes.pop("tokens_BxL", self.tokens_BxL)
+        results = self.compiled({**self.params, **changes}, tokens_BxL)
+        (loss, logits_BxLxV), grads = jax.device_get(results)
+        return loss, logits_BxLxV, grads
 
 
 def _generic(params):
     """Moves the norms' scales away from 1, where they could be forgotten."""
 
+    rng = np.random.default_rng(0)
+
     def move(path, leaf):
         if path[-1].key != "scale":
             return leaf
-        noise = np.random.default_rng(len(str(path))).uniform(0.5, 1.5, leaf.shape)
-        return jnp.asarray(noise, leaf.dtype)
+        return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
 
     return jax.tree.map_with_path(move, params)
 
@@ -131,7 +136,7 @@ def _twin(params, tokens_BxL, *, norm, mlp, rope_base):
 def test_forward_agrees_with_a_float64_twin(variant):
     case, options = variant
     expected_BxLxV = _twin(case.params, case.tokens_BxL, **options)
-    actual_BxLxV = case.logits()
+    _, actual_BxLxV, _ = case.run()
     assert actual_BxLxV.dtype == jnp.float32
     np.testing.assert_allclose(actual_BxLxV, expected_BxLxV, rtol=1e-4, atol=1e-5)
 
@@ -183,7 +188,7 @@ def test_layers_run_in_the_order_of_the_leading_axis(case):
         },
         "mlp": {**mlp, "down": dict(kernel=mlp["down"]["kernel"].at[1].set(0))},
     }
-    actual = case.logits({**case.params, "layers": silent})
+    _, actual, _ = case.run(layers=silent)
 
     shorter = decoder(**{**SIZES, "layers": N - 1})
     without = jax.tree.map(lambda leaf: jnp.delete(leaf, 1, axis=0), layers)
@@ -195,13 +200,14 @@ def test_layers_run_in_the_order_of_the_leading_axis(case):
 def test_scanned_layers_equal_unrolled_ones(case):
     with jax.disable_jit():  # in which a scan is a Python loop
         unrolled = case.model.apply(case.params, case.tokens_BxL)
-    np.testing.assert_allclose(case.logits(), unrolled, rtol=1e-5, atol=1e-6)
+    _, scanned, _ = case.run()
+    np.testing.assert_allclose(scanned, unrolled, rtol=1e-5, atol=1e-6)
 
 
 def test_remat_changes_memory_and_nothing_else(case):
-    remat = Case(remat=True)
-    (loss, _), grads = case.compiled(case.params, case.tokens_BxL)
-    (remat_loss, _), remat_grads = remat.compiled(case.params, case.tokens_BxL)
+    remat = Case(case.params, remat=True)
+    loss, _, grads = case.run()
+    remat_loss, _, remat_grads = remat.run()
     np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
     _assert_trees_close(remat_grads, grads, rtol=1e-4, atol=1e-6)
     memory, remat_memory = (
@@ -211,14 +217,12 @@ def test_remat_changes_memory_and_nothing_else(case):
 
 
 def test_bfloat16_compute_keeps_parameters_and_logits_in_float32(case):
-    half = Case(compute_dtype="bfloat16")
-    jax.tree.map(np.testing.assert_array_equal, half.params, case.params)
-    (loss, logits), grads = half.compiled(case.params, case.tokens_BxL)
-    (exact_loss, exact_logits), exact_grads = case.compiled(
-        case.params, case.tokens_BxL
-    )
-    assert {x.dtype for x in jax.tree.leaves((loss, logits, grads))} == {loss.dtype}
-    assert loss.dtype == jnp.float32
+    half = Case(case.params, compute_dtype="bfloat16")
+    initial = jax.eval_shape(half.model.init, jax.random.key(0))
+    loss, logits, grads = half.run()
+    exact_loss, exact_logits, exact_grads = case.run()
+    dtypes = {x.dtype for x in jax.tree.leaves((initial, loss, logits, grads))}
+    assert dtypes == {jnp.dtype("float32")}
     np.testing.assert_allclose(loss, exact_loss, rtol=5e-3)
     error = np.abs(logits - exact_logits).max() / np.std(exact_logits)
     assert 1e-3 < error < 1e-1  # that of bfloat16's 8 bits, neither less nor more
@@ -319,7 +323,7 @@ def test_init_is_a_pure_function_of_the_key(initial):
 
 def test_a_token_outside_the_vocabulary_is_loud(case):
     tokens_BxL = case.tokens_BxL.at[0, 0].set(V).at[1, 0].set(-1)
-    logits_BxLxV = case.logits(tokens_BxL=tokens_BxL)
+    _, logits_BxLxV, _ = case.run(tokens_BxL=tokens_BxL)
     assert np.all(np.isnan(logits_BxLxV[:2]))
     assert np.all(np.isfinite(logits_BxLxV[2:]))
 
@@ -365,8 +369,7 @@ def test_parameters_of_another_model_are_refused(case):
     del params["head"]
     with pytest.raises(ValueError, match="shape None at head/kernel"):
         case.model.apply(params, case.tokens_BxL)
-    deeper = jax.eval_shape(decoder(**{**SIZES, "layers": 4}).init, jax.random.key(0))
-    with pytest.raises(
-        ValueError, match=r"\(4, 16, 2, 8\) at layers/attention/key/kernel"
-    ):
-        jax.eval_shape(case.model.apply, deeper, case.tokens_BxL)
+    deeper = decoder(**{**SIZES, "layers": N + 1})
+    params = jax.eval_shape(deeper.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"\(4, 16, 2, 8\) at layers.*\(3, 16, "):
+        jax.eval_shape(case.model.apply, params, case.tokens_BxL)

@@ -162,5 +162,5 @@ def test_float64_is_logged_as_applied_and_float32_updates_stay_so():
 
 
 def test_a_schedule_must_be_callable():
-    with pytest.raises(ValueError, match="schedule=0.003 must be a callable"):
+    with pytest.raises(ValueError, match=r"schedule=0.003 must be a callable"):
         schedules.scale_by(3e-3)

@@ -30,7 +30,7 @@ def test_calls_the_factory_of_that_name_with_the_other_entries():
 def test_none_counts_as_not_given():
     assert call(name="square", side=None) == ("square", 1)
     assert call(name="square", colour=None) == ("square", 1)
-    with pytest.raises(ValueError, match="figure 'circle' needs figure.radius"):
+    with pytest.raises(ValueError, match=r"figure 'circle' needs figure.radius"):
         call(name="circle", radius=None)
 
 
@@ -71,6 +71,6 @@ def test_errors(spec, message):
 
 @pytest.mark.parametrize("side", ["a", -1])
 def test_a_factorys_own_error_is_kept_as_the_cause(side):
-    with pytest.raises(ValueError, match="^figure 'square': ") as error:
+    with pytest.raises(ValueError, match=r"^figure 'square': ") as error:
         call(name="square", side=side)
     assert isinstance(error.value.__cause__, TypeError | ValueError)

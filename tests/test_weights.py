@@ -155,11 +155,10 @@ def test_jax_in_default_float_out(case):
 
 
 def test_no_nan_is_ever_formed(case):
-    with jax.debug_nans(True):
-        for t in (1, 2, 20, 21, 10**7):
-            assert 0 <= jax.jit(case[0])(t) <= 1
-            assert 0 <= jax.jit(case[0].mass)(t - 1, t) <= 1
-        assert 0 <= jax.jit(case[0].mass)(0, 50) <= 1
+    with jax.debug_nans(True):  # without jit, so that every operation is looked at
+        for start, stop in ((0, 1), (1, 2), (0, 25), (10**7 - 1, 10**7)):
+            assert 0 <= case[0](jnp.int32(stop)) <= 1
+            assert 0 <= case[0].mass(jnp.int32(start), jnp.int32(stop)) <= 1
 
 
 def test_mass_of_a_plain_callable_is_the_product():

@@ -12,7 +12,10 @@ import numpy as np
 # Which of a batch's rows to read: a slice or an array of row numbers.
 Rows = slice | np.ndarray
 
-# Below this length grain's permutation of indices needs long walks; see `_Epoch`.
+# Rounds of grain's permutation. With its own choice of 4, neighbours in the order are
+# visibly correlated (6 standard errors over 20,000 of 70,000 sequences); with 8, not.
+_ROUNDS = 8
+# Below this length the permutation takes long walks; see `_permutation`.
 _SMALL = 2**14
 
 _Argument = TypeVar("_Argument")
@@ -167,10 +170,10 @@ def _permutation(seed: int, epoch: int, length: int) -> Callable[[int], int]:
     # Not seed + epoch, with which neighbouring seeds would share their orders.
     epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     if length >= _SMALL:
-        return lambda position: index_shuffle(position, length - 1, epoch_seed, 4)
+        return lambda position: index_shuffle(position, length - 1, epoch_seed, _ROUNDS)
     # index_shuffle permutes at least 2^16 numbers and walks until it hits one below
     # `length`, on average 2^16 / length steps; sorting by its values takes one each.
-    keys = [index_shuffle(i, 2**32 - 1, epoch_seed, 4) for i in range(length)]
+    keys = [index_shuffle(i, 2**32 - 1, epoch_seed, _ROUNDS) for i in range(length)]
     return np.argsort(keys).tolist().__getitem__
 
 

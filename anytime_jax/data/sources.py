@@ -167,7 +167,9 @@ class Files:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from None
+            raise ValueError(
+                f"{where} is not JSON: {error.msg} at column {error.colno}"
+            ) from None
         if not isinstance(record, dict) or self._text_key not in record:
             found = (
                 sorted(record) if isinstance(record, dict) else type(record).__name__

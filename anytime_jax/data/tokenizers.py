@@ -112,7 +112,8 @@ class SentencePiece:
         content = _read(self.spec, path)
         package = _package(self.spec, "sentencepiece")
         try:
-            self._model = package.SentencePieceProcessor(model_proto=content)
+            self._model = package.SentencePieceProcessor()
+            self._model.LoadFromSerializedProto(content)
         except Exception as error:
             raise _unreadable(self.spec, "SentencePiece model", error) from error
         self.vocab_size = self._model.get_piece_size()

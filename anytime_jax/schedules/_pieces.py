@@ -77,7 +77,10 @@ def progress(count: ArrayLike, start: int, steps: int) -> jax.Array:
     """Returns (count - start) / steps clamped to [0, 1]; with no steps, 0 then 1."""
     if steps == 0:
         return as_float(count >= start)
-    return as_float(elapsed(count, start, steps)) / steps
+    past = elapsed(count, start)
+    # Compiled, a division by a constant is a product with its rounded inverse, which
+    # can miss 1 at the end from either side: 1 - x would be negative, or not quite 0.
+    return jnp.where(past < steps, jnp.minimum(as_float(past) / steps, 1), 1)
 
 
 def warm_up(

@@ -5,26 +5,28 @@ import dataclasses
 import math
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import tqdm
+from jax.experimental import multihost_utils
 
 from anytime_jax import averaging, data
 from anytime_jax.training import (
     config_file,
     evaluation,
     metrics,
-    recipe,
     sharding,
     snapshots,
     state,
     step,
 )
+from anytime_jax.training import recipe as recipe_lib
 
 
 class Preempted(Exception):
@@ -37,7 +39,7 @@ class Prepared:
 
     config: ml_collections.ConfigDict
     workdir: str | os.PathLike
-    recipe: recipe.Recipe
+    recipe: recipe_lib.Recipe
     dataset: data.Dataset
 
 
@@ -78,65 +80,55 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
     Raises:
       ValueError: one line that names the key, its value and what is allowed.
     """
-    built = recipe.build(config)
-    config_file.check_same_run(config, built.total_steps, workdir)
-    return Prepared(config, workdir, built, _load_data(config))
+    recipe = recipe_lib.build(config)
+    config_file.check_same_run(config, recipe.total_steps, workdir)
+    return Prepared(config, workdir, recipe, _load_data(config))
 
 
 def run(prepared: Prepared, writer: Any = None) -> None:
     """Runs what was prepared; see `train`."""
-    config, workdir, dataset = prepared.config, prepared.workdir, prepared.dataset
-    run = prepared.recipe
-    if run.total_steps in snapshots.stored_steps(workdir):
+    config, workdir = prepared.config, prepared.workdir
+    recipe, dataset = prepared.recipe, prepared.dataset
+    if recipe.total_steps in snapshots.stored_steps(workdir):
         return
-    config_file.write(config, run.resolved() | {"data": dataset.description}, workdir)
+    resolved = recipe.resolved() | {"data": dataset.description}
+    config_file.write(config, resolved, workdir)
 
-    shapes = jax.eval_shape(lambda: state.init(run.model, run.optimizer, config.seed))
-    layout = sharding.shardings(run.mesh, shapes)
-    train_step = jax.jit(
-        step.make_step(run.model, run.optimizer, config.accumulation),
-        out_shardings=(layout, None),
-        donate_argnums=0,
-    )
-    evaluate = jax.jit(evaluation.make_evaluate(run.model))
-    validation_NxBxL1 = _validation(config, run, dataset)
-    small_NxBxL1 = validation_NxBxL1[: config.evaluation.batches]
-
-    store = snapshots.Store(workdir, keeps=run.keeps)
-    current, start, consumed = _start(config, run, workdir, shapes, layout)
+    train_step, evaluate, like = compile_steps(config, recipe)
+    current, start, consumed = _start(config, recipe, workdir, like)
+    validation_NxBxL1 = _validation(config, recipe, dataset)
+    evaluations = {
+        "eval": (recipe.evaluations, validation_NxBxL1[: config.evaluation.batches]),
+        "horizon": (recipe.horizons, validation_NxBxL1),
+    }
+    batches = _batches(config, recipe, dataset, start, consumed)
+    store = snapshots.Store(workdir, keeps=recipe.keeps)
     writer = writer or _writer(workdir, start)
-    bar = tqdm.tqdm(
-        initial=start, total=run.total_steps, unit="step", mininterval=0.5, leave=False
-    )
-    batches = _batches(config, run, dataset, consumed, steps=run.total_steps - start)
+    bar = _Bar(recipe, start)
 
     def log(done, outputs):
         """Fetches the metrics of a step; that waits until the step has run."""
         values = {f"train/{k}": float(v) for k, v in jax.device_get(outputs).items()}
         if not all(map(math.isfinite, values.values())):
+            store.wait()
             raise FloatingPointError(_not_finite(done, values, workdir))
-        if done % config.logging.every == 0 or done == run.total_steps:
-            speed = clock.tokens_per_second(done)
-            values |= {"train/tokens": done * run.tokens_per_step}
-            writer.write_scalars(done, values | {"time/tokens_per_second": speed})
-            bar.set_postfix_str(
-                f"loss {values['train/loss']:.3f}, {speed:,.0f} tokens/s", refresh=False
-            )
-        bar.update(done - bar.n)
+        bar.update(done, values["train/loss"])
+        if done % config.logging.every == 0 or done == recipe.total_steps:
+            values["train/tokens"] = done * recipe.tokens_per_step
+            values["time/tokens_per_second"] = bar.tokens_per_second()
+            writer.write_scalars(done, values)
 
     def evaluate_all(done):
-        for key, due, tokens in (
-            ("eval", run.evaluations, small_NxBxL1),
-            ("horizon", run.horizons, validation_NxBxL1),
-        ):
-            if done in due:
-                losses = evaluation.losses(evaluate, current.weights(), tokens)
-                writer.write_scalars(
-                    done, {f"{key}/loss/{name}": v for name, v in losses.items()}
-                )
+        for key, (steps, tokens_NxBxL1) in evaluations.items():
+            if done in steps:
+                losses = evaluation.losses(evaluate, current.weights(), tokens_NxBxL1)
+                scalars = {f"{key}/loss/{name}": v for name, v in losses.items()}
+                writer.write_scalars(done, scalars)
 
-    clock = _Clock(start, run.tokens_per_step)
-    with contextlib.closing(store), contextlib.closing(writer), bar, _sigterm() as stop:
+    with contextlib.ExitStack() as stack:
+        for opened in (store, writer, batches, bar):
+            stack.callback(opened.close)
+        sigterm = stack.enter_context(_sigterm())
         pending = None
         for done, tokens_BxL1 in enumerate(batches, start + 1):
             current, outputs = train_step(current, tokens_BxL1)
@@ -146,8 +138,9 @@ def run(prepared: Prepared, writer: Any = None) -> None:
                 log(*pending)
             pending = done, outputs
 
-            saves = run.saves(done) or stop.is_set()
-            if saves or done in run.evaluations:
+            stops = _told_to_stop(sigterm, done) and done < recipe.total_steps
+            saves = recipe.saves(done) or stops
+            if saves or done in recipe.evaluations:
                 log(*pending)
                 pending = None
                 evaluate_all(done)
@@ -156,23 +149,68 @@ def run(prepared: Prepared, writer: Any = None) -> None:
                 # cannot bring back those that are missing from before it.
                 writer.flush()
                 store.save(current, done, consumed + (done - start) * config.batch_size)
-            if stop.is_set() and done < run.total_steps:
+            if stops:
                 store.wait()
                 raise Preempted(f"stopped by SIGTERM after step {done}, which is saved")
 
 
-class _Clock:
-    """Tokens per second since it was last asked."""
+def compile_steps(
+    config: ml_collections.ConfigDict, recipe: recipe_lib.Recipe
+) -> tuple[Callable, Callable, state.TrainState]:
+    """Jits what runs on the devices; each is compiled when it is first called.
 
-    def __init__(self, step: int, tokens_per_step: int):
-        self._step, self._time = step, time.perf_counter()
-        self._tokens_per_step = tokens_per_step
+    Args:
+      config: the config.
+      recipe: what `recipe.build` made of it.
 
-    def tokens_per_second(self, step: int) -> float:
-        now = time.perf_counter()
-        tokens = (step - self._step) * self._tokens_per_step
-        speed = tokens / (now - self._time)
-        self._step, self._time = step, now
+    Returns:
+      The train step, whose state is donated; the evaluation of one set of weights; and
+      the shapes, dtypes and shardings of the state.
+    """
+    shapes = jax.eval_shape(
+        lambda: state.init(recipe.model, recipe.optimizer, config.seed)
+    )
+    layout = sharding.shardings(recipe.mesh, shapes)
+    train_step = jax.jit(
+        step.make_step(recipe.model, recipe.optimizer, config.accumulation),
+        out_shardings=(layout, None),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(evaluation.make_evaluate(recipe.model))
+    like = jax.tree.map(
+        lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+        shapes,
+        layout,
+    )
+    return train_step, evaluate, like
+
+
+class _Bar:
+    """The progress bar: step, loss, tokens per second, time left."""
+
+    def __init__(self, recipe: recipe_lib.Recipe, start: int):
+        self._tokens_per_step = recipe.tokens_per_step
+        self._bar = tqdm.tqdm(
+            initial=start,
+            total=recipe.total_steps,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+            leave=False,
+        )
+        self._start, self._time = start, time.perf_counter()
+        self.close = self._bar.close
+
+    def update(self, done: int, loss: float) -> None:
+        rate = self._bar.format_dict["rate"] or 0.0
+        speed = f"{rate * self._tokens_per_step:,.0f} tokens/s"
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def tokens_per_second(self) -> float:
+        """Tokens per second since it was last asked."""
+        now, done = time.perf_counter(), self._bar.n
+        speed = (done - self._start) * self._tokens_per_step / (now - self._time)
+        self._start, self._time = done, now
         return speed
 
 
@@ -201,16 +239,16 @@ def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
     return dataset
 
 
-def _validation(config, run: recipe.Recipe, dataset: data.Dataset) -> jax.Array:
+def _validation(config, recipe: recipe_lib.Recipe, dataset: data.Dataset) -> jax.Array:
     """The fixed validation batches; the smaller set is the first of the larger."""
     batches, rows = config.evaluation.horizon_batches, config.evaluation.batch_size
     tokens = dataset.validation.batch(0, batches * rows)
     shape = (batches, rows, config.sequence_length + 1)
-    return sharding.place_batches(tokens.reshape(shape), run.mesh)
+    return sharding.place_batches(tokens.reshape(shape), recipe.mesh)
 
 
 def _batches(
-    config, run: recipe.Recipe, dataset: data.Dataset, consumed: int, steps: int
+    config, recipe: recipe_lib.Recipe, dataset: data.Dataset, start: int, consumed: int
 ) -> Iterator[jax.Array]:
     """The training batches from `consumed` sequences on, made off the main thread."""
     shape = (config.batch_size, config.sequence_length + 1)
@@ -219,19 +257,18 @@ def _batches(
         return sharding.place_batch(
             lambda rows: dataset.train.batch(first, config.batch_size, rows=rows),
             shape,
-            run.mesh,
+            recipe.mesh,
         )
 
-    stop = consumed + steps * config.batch_size
+    stop = consumed + (recipe.total_steps - start) * config.batch_size
     return data.prefetch(make, range(consumed, stop, config.batch_size))
 
 
 def _start(
     config: ml_collections.ConfigDict,
-    run: recipe.Recipe,
+    recipe: recipe_lib.Recipe,
     workdir: str | os.PathLike,
-    shapes: state.TrainState,
-    layout: state.TrainState,
+    like: state.TrainState,
 ) -> tuple[state.TrainState, int, int]:
     """The state to go on from, its step, and the sequences consumed until then.
 
@@ -240,13 +277,6 @@ def _start(
        stay behind; those of the branch start from its first weights.
     3. A fresh model.
     """
-    like = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        shapes,
-        layout,
-    )
     stored = snapshots.stored_steps(workdir)
     if stored:
         current, consumed = snapshots.restore(workdir, stored[-1], like)
@@ -263,10 +293,11 @@ def _start(
         }
         optimizer = averaging.attach(current.optimizer, averages)
         return current._replace(optimizer=optimizer), first, consumed
-    start = jax.jit(
-        lambda: state.init(run.model, run.optimizer, config.seed), out_shardings=layout
+    fresh = jax.jit(
+        lambda: state.init(recipe.model, recipe.optimizer, config.seed),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
     )
-    return start(), 0, 0
+    return fresh(), 0, 0
 
 
 def _not_finite(done: int, values: dict[str, float], workdir) -> str:
@@ -280,12 +311,21 @@ def _not_finite(done: int, values: dict[str, float], workdir) -> str:
     )
 
 
+def _told_to_stop(sigterm: threading.Event, done: int) -> bool:
+    """Whether to stop after this step; all hosts of a pod say the same."""
+    if jax.process_count() == 1:
+        return sigterm.is_set()
+    return multihost_utils.reached_preemption_sync_point(done)
+
+
 @contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, so that the loop can save before it stops."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # Only the main thread may handle signals.
+    main_thread = threading.current_thread() is threading.main_thread()
+    if jax.process_count() > 1 or not main_thread:
+        # On several hosts JAX listens itself; only a main thread may handle signals.
+        yield event
         return
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
