@@ -84,8 +84,9 @@ def test_the_last_value_is_exactly_the_final_fraction(shape):
     assert schedule(60) == schedule(61) == schedule(10**9) == 0.25
 
 
-# Compiled, a division by a constant is a product with its rounded inverse, which at the
-# end is too large for 20, too small for 41, and for the last is too large a step early.
+# Compiled, a division by a constant is a product with its rounded inverse. At the end
+# that is too large for 20 and too small for 41; for the last it is too large a step
+# before the end.
 @pytest.mark.parametrize("steps", [20, 41, 2**24 + 2901])
 def test_the_end_is_exact_when_compiled(steps):
     shape = dict(name="power", exponent=0.5)

@@ -72,12 +72,12 @@ def test_python_numpy_and_traced_counts_agree(case):
     schedule, compiled = case
     rates_C = schedule(COUNTS)
     assert rates_C.shape == COUNTS.shape
-    python = [schedule(count) for count in COUNTS.tolist()]
-    numpy = [schedule(np.int32(count)) for count in COUNTS]
-    traced = [compiled(count) for count in COUNTS.tolist()]
+    python = [schedule(count) for count in COUNTS[::4].tolist()]
+    numpy = [schedule(np.int32(count)) for count in COUNTS[::4]]
+    traced = [compiled(count) for count in COUNTS[::4].tolist()]
     for rates in (python, numpy, traced):
-        assert all(isinstance(r, jax.Array) and r.shape == () for r in rates)
-        assert_allclose(rates, rates_C, rtol=3e-7, atol=1e-8)
+        assert all((r.shape, r.dtype) == ((), jnp.float32) for r in rates)
+        assert_allclose(rates, rates_C[::4], rtol=3e-7, atol=1e-8)
     counts_C = jnp.asarray(COUNTS, jnp.int32)
     assert_allclose(compiled(counts_C), rates_C, rtol=3e-7, atol=1e-8)
     assert_allclose(jax.vmap(schedule)(counts_C), rates_C, rtol=3e-7, atol=1e-8)
@@ -86,11 +86,11 @@ def test_python_numpy_and_traced_counts_agree(case):
 
 def test_results_have_the_default_float_type_and_no_weak_type(case):
     schedule, _ = case
-    for count in (3, np.int64(3), np.float64(3), jnp.int32(3), jnp.float32(3)):
-        rate = schedule(count)
+    for count in (3, 3.0, np.int64(3), np.float64(3), jnp.int32(3), jnp.float32(3)):
+        rate = jax.eval_shape(schedule, count)
         assert rate.dtype == jnp.float32 and not rate.weak_type
         with jax.enable_x64(True):
-            assert schedule(count).dtype == jnp.float64
+            assert jax.eval_shape(schedule, count).dtype == jnp.float64
 
 
 def test_no_nan_in_values_or_derivatives(case):

@@ -236,11 +236,13 @@ class TfdsDataset:
             )
         has_validation = "validation" in builder.info.splits
         self.splits = ("train", "validation") if has_validation else ("train",)
-        shards = [p for s in self.splits for p in builder.info.splits[s].filepaths]
-        stats = [(shard.name, shard.stat()) for shard in shards]
+        infos = [builder.info.splits[split] for split in self.splits]
+        # Sizes of array_record files are rounded up, the numbers of bytes are not.
+        counts = [(s.name, s.num_examples, s.num_bytes) for s in infos]
+        stats = [(path.name, path.stat()) for s in infos for path in s.filepaths]
         self.fingerprint = cache_lib.digest(
             [
-                [builder.info.full_name, text_key, self.splits],
+                [builder.info.full_name, text_key, counts],
                 [(name, stat.length, int(stat.mtime)) for name, stat in stats],
             ]
         )

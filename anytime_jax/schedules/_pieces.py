@@ -68,7 +68,6 @@ def elapsed(count: ArrayLike, start: int, limit: int | None = None) -> ArrayLike
     # Integers stay integers because float32 does not hold all of them above 2^24, and
     # NumPy's stay in NumPy because JAX's int32 does not hold those from 2^31 on.
     xp = jnp if isinstance(count, jax.Array) else np
-    start = start if xp is jnp else np.int64(start)
     past = xp.where(count >= start, count - start, 0)
     return past if limit is None else xp.where(past < limit, past, limit)
 
@@ -80,7 +79,7 @@ def progress(count: ArrayLike, start: int, steps: int) -> jax.Array:
     past = elapsed(count, start)
     # Compiled, a division by a constant is a product with its rounded inverse, which
     # can miss 1 at the end from either side: 1 - x would be negative, or not quite 0.
-    return jnp.where(past < steps, jnp.minimum(as_float(past) / steps, 1), 1)
+    return jnp.where(past < steps, as_float(past) / steps, 1)
 
 
 def warm_up(

@@ -55,7 +55,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         metrics = dict(
             loss=value,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
             learning_rate=optax.tree.get(optimizer_state, "hyperparams")[
                 "learning_rate"
             ],

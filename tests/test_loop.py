@@ -1,0 +1,237 @@
+"""Runs whole trainings of a few steps: interrupted, branched, diverging, complete."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from anytime_jax import schedules, training
+from anytime_jax.training import loop, metrics, snapshots
+from tests import small
+
+
+class Interrupting(metrics.Writer):
+    """A writer that calls a function instead of writing at one step."""
+
+    def __init__(self, workdir, at, interrupt, resume_step=0):
+        super().__init__(workdir, resume_step)
+        self._at, self._interrupt = at, interrupt
+
+    def write_scalars(self, step, scalars):
+        if step == self._at:
+            self._interrupt()
+        super().write_scalars(step, scalars)
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+def kill():
+    raise Killed
+
+
+def records(workdir):
+    """All records of a run without what a clock says."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith("time/")}
+        for record in metrics.read(workdir)
+    ]
+
+
+def final_weights(workdir, name="raw"):
+    step = snapshots.stored_steps(workdir)[-1]
+    recipe = loop.prepare(small.config(), "unused").recipe
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+    )
+    return jax.device_get(snapshots.restore_weights(workdir, step, name, like))
+
+
+def assert_same_run(one, other):
+    assert records(one) == records(other)
+    for name in ("raw", "ema25", "uniform"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            final_weights(one, name),
+            final_weights(other, name),
+        )
+
+
+def listing(workdir):
+    """Every file of a folder with its content."""
+    return {
+        path.relative_to(workdir): path.read_bytes()
+        for path in sorted(pathlib.Path(workdir).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """All runs here compile the same steps; once is enough."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    training.train(small.config(), workdir)
+    return workdir
+
+
+def test_records_and_snapshots(finished):
+    by_key = {}
+    for record in records(finished):
+        for key in record:
+            by_key.setdefault(key, []).append(record["step"])
+    names = ["raw", *small.config().averages]
+    assert by_key["train/loss"] == [2, 4, 6, 8, 10, 12]
+    for name in names:
+        assert by_key[f"eval/loss/{name}"] == [1, 3, 12]
+        assert by_key[f"horizon/loss/{name}"] == [6, 12]
+    # Horizons 6 and 12, branch starts 4, 5, 9 and 10, and multiples of 5.
+    assert snapshots.stored_steps(finished) == [4, 5, 6, 9, 10, 12]
+
+
+def test_the_logged_learning_rate_was_the_schedules(finished):
+    schedule = schedules.constant(peak=1e-2, warmup_steps=2)
+    for record in records(finished):
+        if "train/learning_rate" in record:
+            expected = np.float32(schedule(record["step"] - 1))
+            assert np.float32(record["train/learning_rate"]) == expected
+
+
+def test_config_json_tells_what_ran(finished):
+    written = json.loads((finished / "config.json").read_text())
+    assert written["schedule"]["name"] == "constant"
+    assert written["resolved"]["total_steps"] == small.STEPS
+    assert written["resolved"]["data"]["entropy"] > 0
+
+
+def test_a_complete_run_is_left_alone(finished):
+    before = listing(finished)
+    training.train(small.config(), finished)
+    assert listing(finished) == before
+
+
+@pytest.mark.parametrize("at", [1, 4, 8, 12])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, at):
+    writer = Interrupting(tmp_path, at, kill)
+    with pytest.raises(Killed):
+        training.train(small.config(), tmp_path, writer)
+    training.train(small.config(), tmp_path)
+    assert_same_run(tmp_path, finished)
+
+
+def test_sigterm_saves_and_the_run_goes_on(finished, tmp_path):
+    writer = Interrupting(tmp_path, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(training.Preempted, match="after step [67]"):
+        training.train(small.config(), tmp_path, writer)
+    assert snapshots.stored_steps(tmp_path)[-1] in (6, 7)
+    training.train(small.config(), tmp_path)
+    assert_same_run(tmp_path, finished)
+
+
+def test_a_trunk_can_be_made_longer(finished, tmp_path):
+    shorter = small.config(duration__steps=6)
+    training.train(shorter, tmp_path)
+    training.train(small.config(), tmp_path)
+    for name in ("raw", "ema25"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            final_weights(tmp_path, name),
+            final_weights(finished, name),
+        )
+
+
+def test_another_config_is_refused(finished):
+    with pytest.raises(ValueError, match=r"seed=1 differs .* which has 0"):
+        training.prepare(small.config(seed=1), finished)
+
+
+def test_a_fixed_horizon_run_cannot_be_made_longer(tmp_path):
+    training.train(small.config("cosine", duration__steps=6), tmp_path)
+    with pytest.raises(ValueError, match=r"duration=12 steps .* the 6 of the run"):
+        training.prepare(small.config("cosine"), tmp_path)
+
+
+def test_branch(finished, tmp_path):
+    before = listing(finished)
+    config = small.config(
+        "cooldown",
+        branch__workdir=str(finished),
+        branch__step=9,
+        schedule__steps=3,
+        schedule__shape="linear",
+        averages={"mean": {"name": "uniform"}},
+        logging__every=1,
+    )
+    training.train(config, tmp_path)
+    assert listing(finished) == before
+
+    rates = {
+        record["step"]: record["train/learning_rate"]
+        for record in records(tmp_path)
+        if "train/learning_rate" in record
+    }
+    # Update 10, at count 9, is the first of the branch and still has the trunk's rate.
+    np.testing.assert_allclose(
+        [rates[step] for step in (10, 11, 12)], [1e-2, 2e-2 / 3, 1e-2 / 3], rtol=1e-6
+    )
+    # Its first batch is the one that the trunk saw next, and so is its first loss.
+    losses = [
+        [r["train/loss"] for r in records(run) if r["step"] == 10 and "train/loss" in r]
+        for run in (tmp_path, finished)
+    ]
+    assert losses[0] == losses[1]
+    assert snapshots.stored_steps(tmp_path)[-1] == 12
+
+
+def test_a_branch_needs_a_stored_step(finished):
+    config = small.config(
+        "cooldown", branch__workdir=str(finished), branch__step=7, schedule__steps=3
+    )
+    with pytest.raises(ValueError, match=r"branch.step=7 .* stored are 4, 5, 6, 9"):
+        training.prepare(config, "unused")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    for later in ("9", "10", "12"):
+        shutil.rmtree(tmp_path / "snapshots" / later)
+    poisoned = small.config(schedule__peak=1e38)
+    config_file = tmp_path / "config.json"
+    written = json.loads(config_file.read_text())
+    written["schedule"]["peak"] = 1e38
+    config_file.write_text(json.dumps(written))
+    with pytest.raises(
+        FloatingPointError, match=r"step 8 has loss nan .* snapshot is step 6 of"
+    ):
+        training.train(poisoned, tmp_path)
+
+
+def test_training_approaches_the_entropy_from_above(tmp_path):
+    config = small.config(
+        duration__steps=300, horizons__steps=(300,), snapshots__every=300
+    )
+    training.train(config, tmp_path)
+    entropy = json.loads((tmp_path / "config.json").read_text())
+    entropy = entropy["resolved"]["data"]["entropy"]
+    [loss] = [
+        r["horizon/loss/ema25"]
+        for r in records(tmp_path)
+        if r["step"] == 300 and "horizon/loss/ema25" in r
+    ]
+    assert entropy - 0.02 < loss < entropy + 0.2
