@@ -12,9 +12,10 @@ parameters and the optimizer's updates, with everything donated that a step dona
   and, on a CPU, `numpy.copyto`, both counted as one read and one write.
 
 `update` returns the averages alone; `step` returns the new parameters too, one write
-more for both. `reached` is least / track. Rounds are interleaved and the fastest of
-each counts. `copies` is the peak memory of a step above that of the same step without
-averages, by XLA's account, in copies of the parameters.
+more for all three. `reached` is least / track. Rounds are interleaved and the fastest
+of each counts. By XLA's account, which no other load disturbs: `bytes` that an update
+moves for a parameter, and `copies`, the peak memory of a step above that of the same
+step without averages, in copies of the parameters.
 """
 
 import argparse
@@ -83,15 +84,14 @@ def arms(averages: dict) -> dict:
     return dict(track=(track, tx.init(tree(1.0))), optax=(by_optax, zeros))
 
 
-def peak_bytes(step, *arguments) -> int:
-    memory = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
-    memory = memory.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
+def account(function, donated, *arguments) -> tuple[float, float]:
+    """XLA's account: bytes moved a parameter, and peak memory in copies of them."""
+    compiled = jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    moved = compiled.cost_analysis().get("bytes accessed", np.nan)
+    return moved / PARAMETERS, peak / (4 * PARAMETERS)
 
 
 class Timer:
@@ -118,18 +118,19 @@ def measure(number: int, rounds: int, timer: Timer) -> dict[str, float]:
     on_cpu = jax.default_backend() == "cpu"
     source, target = (np.ones(PARAMETERS if on_cpu else 0, np.float32) for _ in "ab")
 
-    bare = peak_bytes(
-        lambda p, s, u: (optax.apply_updates(p, u), s), params, (), updates
-    )
-    memory = {
-        kind: (peak_bytes(step, params, state, updates) - bare) / (4 * PARAMETERS)
-        for kind, (step, state) in kinds.items()
-    }
-    functions, states = {}, {}
+    def bare(params, state, updates):
+        return optax.apply_updates(params, updates), state
+
+    _, bare_peak = account(bare, (0, 1), params, (), updates)
+    functions, states, accounts = {}, {}, {}
     for kind, (step, state) in kinds.items():
         update = functools.partial(lambda step, *given: step(*given)[1], step)
         functions[f"update {kind}"] = jax.jit(update, donate_argnums=1)
         functions[f"step {kind}"] = jax.jit(step, donate_argnums=(0, 1))
+        given = (params, state, updates)
+        accounts[f"update {kind} bytes"], _ = account(update, 1, *given)
+        accounts[f"step {kind} bytes"], peak = account(step, (0, 1), *given)
+        accounts[f"{kind} copies"] = peak - bare_peak
         states[kind] = state
     for name in functions:
         timer.seconds.pop(name, None)
@@ -143,7 +144,7 @@ def measure(number: int, rounds: int, timer: Timer) -> dict[str, float]:
         copied = timer("x + 1", increment, copied)
         if on_cpu:
             timer("numpy.copyto", np.copyto, target, source)
-    return memory
+    return accounts
 
 
 def machine() -> str:
@@ -163,25 +164,25 @@ def main():
     print(f"{machine()}; {PARAMETERS:,} parameters; fastest of {rounds} rounds")
     timer, rows = Timer(), []
     for number in (1, 2, 4, 6):
-        memory = measure(number, rounds, timer)
-        rows.append((number, memory, dict(timer.seconds)))
+        accounts = measure(number, rounds, timer)
+        rows.append((number, accounts, dict(timer.seconds)))
     copies = {name: timer.seconds[name] for name in COPIES if name in timer.seconds}
     for name, seconds in copies.items():
         print(f"copy bandwidth by {name}: {8 * PARAMETERS / seconds / 1e9:.1f} GB/s")
-    columns = (
-        "K, update: track, optax, ratio, least, reached, step: track, optax, ratio"
-    )
-    columns = [*columns.split(", "), "copies: track", "optax"]
+    columns = ["track", "optax", "ratio", "least", "reached", "bytes", "optax's"]
+    columns = ["K", *(f"{w}: {c}" for w in ("update", "step") for c in columns)]
+    columns += ["copies: track", "copies: optax"]
     print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for number, memory, seconds in rows:
-        least = (2 + 2 * number) / 2 * min(copies.values())
+    for number, accounts, seconds in rows:
         cells = [str(number)]
-        for what in ("update", "step"):
+        for what, accesses in (("update", 2 + 2 * number), ("step", 3 + 2 * number)):
+            least = accesses / 2 * min(copies.values())
             ours, theirs = seconds[f"{what} track"], seconds[f"{what} optax"]
             cells += [_ms(ours), _ms(theirs), f"{ours / theirs:.2f}"]
-            if what == "update":
-                cells += [_ms(least), f"{least / ours:.2f}"]
-        cells += [f"{memory[kind]:.2f}" for kind in ("track", "optax")]
+            cells += [_ms(least), f"{least / ours:.2f}"]
+            moved = [accounts[f"{what} {kind} bytes"] for kind in ("track", "optax")]
+            cells += [f"{bytes_:.0f}" for bytes_ in moved]
+        cells += [f"{accounts[f'{kind} copies']:.2f}" for kind in ("track", "optax")]
         print("| " + " | ".join(cells) + " |")
 
 

@@ -45,14 +45,15 @@ _SCHEDULES = dict(
     ),
     cooldown=dict(name="cooldown", steps=97, shape="1-sqrt", final_fraction=0.0),
 )
+VARIANTS = tuple(_SCHEDULES)
 
 
 def get_config(variant: str = "constant") -> config_dict.ConfigDict:
-    """Returns the config of a variant: the name of a schedule."""
-    if variant not in _SCHEDULES:
+    """Returns the config of a variant: one of `VARIANTS`."""
+    if variant not in VARIANTS:
         raise ValueError(
             f"variant {variant!r} of configs/tiny.py is unknown; known are "
-            f"{', '.join(_SCHEDULES)}"
+            f"{', '.join(VARIANTS)}"
         )
     trunk = variant in ("constant", "inverse_sqrt")
     config = config_dict.ConfigDict()

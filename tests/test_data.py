@@ -44,6 +44,8 @@ def test_validation_batches_are_in_order(texts, tmp_path):
         validation_fraction=0.3,
         cache=tmp_path / "cache",
     )
+    tokens = dataset.description["validation"]["tokens"]
+    assert len(dataset.validation) == (tokens - 1) // 8
     batch = dataset.validation.batch(2, 3)
     assert_array_equal(batch[1:, 0], batch[:-1, -1])
     with pytest.raises(ValueError, match="sequences and there are"):
@@ -145,6 +147,13 @@ def test_bad_arguments(function, arguments, message, texts, tmp_path):
         function(**{**good, **arguments})
     assert "\n" not in str(error.value)
     assert not cache.exists()
+
+
+def test_unknown_arguments():
+    with pytest.raises(
+        ValueError, match=r"^data\.sauce='corpus' is not an argument; kno"
+    ):
+        data.check(sauce="corpus", sequence_length=8)
 
 
 @pytest.mark.parametrize("source", ["texts", "corpus", "synthetic"])

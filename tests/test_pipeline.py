@@ -120,6 +120,13 @@ def test_the_order_looks_random(length):
             assert abs(correlation) < 4 * order.size**-0.5
 
 
+def test_the_order_stays_what_it_was():
+    # Recorded: a run that is resumed after an update must find the order it began with.
+    assert numbered(50, seed=1).order(60, 5).tolist() == [16, 12, 36, 0, 19]
+    large = [4768, 14654, 18146, 15908, 63912]
+    assert numbered(70_000, seed=1).order(70_010, 5).tolist() == large
+
+
 @pytest.mark.parametrize("length", [37, pipeline._SMALL + 1])
 def test_batch_is_a_pure_function(length):
     starts = [0, 5, length - 3, length, 4 * length + 1, 10**12]
@@ -252,6 +259,22 @@ def test_prefetch_stops_its_thread(how):
     del results
     gc.collect()
     assert_thread_ends()
+
+
+def test_prefetch_starts_nothing_after_it_is_closed():
+    calls, closed = [], threading.Event()
+
+    def function(argument):
+        calls.append(argument)
+        if argument > 0:
+            assert closed.wait(timeout=30)
+
+    results = pipeline.prefetch(function, itertools.count(), depth=4)
+    next(results)
+    results.close()
+    closed.set()
+    assert_thread_ends()
+    assert calls in ([0], [0, 1])
 
 
 def test_prefetch_depth():

@@ -193,6 +193,9 @@ def test_tfds_with_a_validation_split_and_many_examples(tmp_path):
 
 def test_tfds_in_its_own_folder(tmp_path, monkeypatch):
     prepare(tmp_path, train=["one"])
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    home = f"~/{tmp_path.name}"
+    assert documents("tfds:tiny", tmp_path, data_dir=home) == ["one"]
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     assert documents("tfds:tiny", tmp_path) == ["one"]
 

@@ -172,8 +172,7 @@ def _apply(params: Tree, updates: Tree) -> Tree:
 
     def apply(leaf, update):
         if _is_key(leaf) or jax.dtypes.float0 == getattr(update, "dtype", None):
-            # A copy, since an output of jit may share the buffer of its input.
-            return jnp.copy(leaf)
+            return leaf
         return optax.apply_updates(leaf, update)
 
     return jax.tree.map(apply, params, updates)
@@ -206,7 +205,7 @@ def _mix(state: AverageState, newest: Tree, share: jax.Array) -> AverageState:
     def mixed(old, new, lost):
         """The new average and what its rounding loses (Kahan's summation)."""
         if not _is_float(old):
-            return new, lost
+            return jnp.copy(new), lost  # shared, it could not be donated
         new = new.astype(old.dtype)
         step = share.astype(old.dtype) * (new - old) - lost
         # A share of 1 is exact: old + (new - old) may be off by a rounding.
@@ -226,7 +225,9 @@ def _mix(state: AverageState, newest: Tree, share: jax.Array) -> AverageState:
 
 def _follow(value: Tree, newest: Tree) -> Tree:
     """Between ticks, leaves that cannot be averaged follow the weights all the same."""
-    return jax.tree.map(lambda old, new: old if _is_float(old) else new, value, newest)
+    return jax.tree.map(
+        lambda old, new: old if _is_float(old) else jnp.copy(new), value, newest
+    )
 
 
 def _is_float(leaf) -> bool:

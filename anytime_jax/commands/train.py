@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str]) -> tuple[ml_collections.ConfigDict, str, boo
     config = load_config(files[0].removeprefix("--config="))
     line = ["train", *(one for one in arguments if one not in files)]
     for argument in line:
-        if argument.startswith("--config."):
+        if argument.lstrip("-").startswith("config."):
             _check_override(config, argument)
 
     values = flags.FlagValues()
@@ -122,7 +122,7 @@ def load_config(name: str) -> ml_collections.ConfigDict:
 
 def _check_override(config: ml_collections.ConfigDict, argument: str) -> None:
     """Refuses a key that is not there, or a value of another type, in plain words."""
-    key, equals, text = argument.removeprefix("--config.").partition("=")
+    key, equals, text = argument.lstrip("-").removeprefix("config.").partition("=")
     if not equals:
         raise BadInput(f"{argument} has no value; write {argument}=VALUE")
     node = config

@@ -8,6 +8,7 @@ consumed, batch size). Everything here is NumPy; training puts batches on device
 
 import dataclasses
 import hashlib
+import inspect
 import operator
 import os
 from typing import Any
@@ -29,8 +30,8 @@ class Dataset:
       train: shuffled batches without end.
       validation: sequences in a fixed order.
       vocab_size: tokens lie in [0, vocab_size).
-      entropy: the least next-token loss that any model can have, in nats per token,
-        where it is known: for the synthetic source.
+      entropy: the least next-token loss that a model can have on average, in nats per
+        token, where it is known: for the synthetic source.
       description: what config.json should say about the data: source, tokenizer,
         and documents, bytes, tokens and SHA-256 of each split. Does not depend on the
         cache folder; JSON can express it.
@@ -71,7 +72,7 @@ def load(
       data_dir: where TFDS data sets are looked for; None means TFDS's own folder.
       cache: folder for prepared data; None means `ANYTIME_JAX_CACHE`, and if that is
         not set `~/.cache/anytime_jax`.
-      workers: processes that tokenise; 0 means this one.
+      workers: processes that tokenise; 0 means this one. See `packing.pack`.
 
     Returns:
       A `Dataset`.
@@ -107,35 +108,17 @@ def load(
     )
 
 
-def check(
-    *,
-    source: str = "corpus",
-    tokenizer: str = "bytes",
-    sequence_length: int,
-    seed: int = 0,
-    validation_fraction: float = 0.01,
-    text_key: str = "text",
-    data_dir: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    workers: int = 0,
-):
+def check(**arguments: Any):
     """Checks the arguments of `load` in well under a second, and writes nothing.
 
     Args:
-      source: as for `load`, and so are the others.
-      tokenizer: see `load`.
-      sequence_length: see `load`.
-      seed: see `load`.
-      validation_fraction: see `load`.
-      text_key: see `load`.
-      data_dir: see `load`.
-      cache: see `load`.
-      workers: see `load`.
+      **arguments: as for `load`, with the same defaults.
 
     Raises:
-      ValueError: a number is out of range, a name is unknown, a file or a prepared data
-        set is not there, or a package is missing. The message names the argument and
-        its value, as `data.ARGUMENT=VALUE` where configs have it under `data`.
+      ValueError: an argument is unknown, a number is out of range, a name is unknown, a
+        file or a prepared data set is not there, or a package is missing. The message
+        names the argument and its value, as `data.ARGUMENT=VALUE` where configs have
+        it under `data`.
 
     Example:
 
@@ -144,8 +127,16 @@ def check(
       ...
       ValueError: sequence_length=0 must be a whole number, at least 1
     """
-    arguments = dict(locals())
-    _resolve(**arguments)
+    signature = inspect.signature(load)
+    for name, value in arguments.items():
+        if name not in signature.parameters:
+            raise ValueError(
+                f"data.{name}={value!r} is not an argument; known are "
+                f"{', '.join(signature.parameters)}"
+            )
+    bound = signature.bind(**arguments)
+    bound.apply_defaults()
+    _resolve(**bound.arguments)
 
 
 def _resolve(

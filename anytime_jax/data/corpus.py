@@ -154,9 +154,9 @@ def prepare(
             builder = PythonSource(
                 packages=packages, data_dir=temporary, file_format="array_record"
             )
-            # TFDS announces a download on stdout, and there is none.
-            tfds.display_progress_bar(False)
-            with contextlib.redirect_stdout(io.StringIO()):
+            # TFDS would announce a download, and there is none.
+            quiet = io.StringIO()
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
                 builder.download_and_prepare(download_dir=temporary / "downloads")
             shutil.rmtree(temporary / "downloads")
         metadata = builder.info.metadata

@@ -6,6 +6,7 @@ One `end_of_document` token stands before, between and after the documents, so e
 token of every document has something to be predicted from.
 """
 
+import collections
 import concurrent.futures
 import hashlib
 import itertools
@@ -114,11 +115,10 @@ def _write(
     own_split = source.splits == SPLITS
     streams = {s: _Stream(folder / f"{s}.bin", tokenizer) for s in SPLITS}
     try:
-        for split in source.splits:
-            documents = source.documents(split)
+        for given in source.splits:
+            documents = source.documents(given)
             for document, tokens in _encode_all(documents, tokenizer, workers):
-                if not own_split:
-                    split = split_of(document, validation_fraction)
+                split = given if own_split else split_of(document, validation_fraction)
                 streams[split].add(document, tokens)
     finally:
         for stream in streams.values():
@@ -206,9 +206,15 @@ def _encode_all(
         initializer=_start_worker,
         initargs=(tokenizer.spec,),
     ) as pool:
-        # In windows, because map would read all documents into memory at once.
-        while window := list(itertools.islice(documents, 256 * workers)):
-            yield from zip(window, pool.map(_encode, window, chunksize=16), strict=True)
+        # Not map, which would read all documents into memory at once.
+        pending = collections.deque()
+        for chunk in iter(lambda: list(itertools.islice(documents, 16)), []):
+            pending.append((chunk, pool.submit(_encode, chunk)))
+            if len(pending) > 4 * workers:
+                chunk, encoded = pending.popleft()
+                yield from zip(chunk, encoded.result(), strict=True)
+        for chunk, encoded in pending:
+            yield from zip(chunk, encoded.result(), strict=True)
 
 
 _worker_tokenizer: tokenizers.Tokenizer
@@ -219,5 +225,5 @@ def _start_worker(spec: str):
     _worker_tokenizer = tokenizers.tokenizer(spec)
 
 
-def _encode(document: str) -> np.ndarray:
-    return _worker_tokenizer.encode(document)
+def _encode(documents: list[str]) -> list[np.ndarray]:
+    return [_worker_tokenizer.encode(document) for document in documents]

@@ -68,6 +68,7 @@ def elapsed(count: ArrayLike, start: int, limit: int | None = None) -> ArrayLike
     # Integers stay integers because float32 does not hold all of them above 2^24, and
     # NumPy's stay in NumPy because JAX's int32 does not hold those from 2^31 on.
     xp = jnp if isinstance(count, jax.Array) else np
+    start = start if xp is jnp else np.int64(start)
     past = xp.where(count >= start, count - start, 0)
     return past if limit is None else xp.where(past < limit, past, limit)
 

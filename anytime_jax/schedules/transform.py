@@ -48,7 +48,7 @@ def scale_by(schedule: optax.Schedule) -> optax.GradientTransformation:
 
     def rate_at(count: jax.Array) -> jax.Array:
         # A copy: the state may be donated, the schedule's own buffers may not.
-        return jnp.array(schedule(count), jnp.result_type(float))
+        return jnp.asarray(schedule(count), jnp.result_type(float))
 
     def init(params: optax.Params) -> ScaleByState:
         del params

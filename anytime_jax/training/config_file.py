@@ -27,8 +27,19 @@ _VERSIONS = ("anytime_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a config as JSON holds it."""
-    return json.loads(json.dumps(config.to_dict()))
+    """Returns a config as JSON holds it.
+
+    Args:
+      config: the config.
+
+    Raises:
+      ValueError: JSON cannot express a value, such as a function.
+    """
+
+    def refuse(value):
+        raise ValueError(f"config holds {value!r}, which config.json cannot express")
+
+    return json.loads(json.dumps(config.to_dict(), default=refuse))
 
 
 def read(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -58,11 +69,12 @@ def check_same_run(
 
     Raises:
       ValueError: a value differs that would make it another run, or the length of a
-        run whose schedule depends on it.
+        run whose schedule depends on it; or JSON cannot express the config.
     """
+    now = to_json(config)
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
-    before, now = read(workdir), to_json(config)
+    before = read(workdir)
     for key in now:
         if key not in _MAY_CHANGE and before.get(key) != now[key]:
             raise ValueError(

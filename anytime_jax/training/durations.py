@@ -1,5 +1,6 @@
 """Durations with a unit, converted to steps in this one place."""
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ def to_steps(
     *,
     tokens_per_step: int,
     non_embedding: int,
+    several: bool = False,
 ) -> int | tuple[int, ...]:
     """Returns a duration, or a tuple of durations, in steps.
 
@@ -24,24 +26,25 @@ def to_steps(
 
     Args:
       key: where the duration stands in the config, for error messages.
-      duration: a value, or a tuple of values, under exactly one of `steps`, `tokens`,
-        `chinchilla`; 0 and () mean not given.
+      duration: a number, or a tuple of numbers if `several`, under exactly one of
+        `steps`, `tokens`, `chinchilla`; 0 and () mean not given.
       tokens_per_step: batch size in tokens.
       non_embedding: parameters of the model without its embedding and head.
+      several: whether these are several durations.
 
     Returns:
-      Steps, each at least 1, in the shape of what was given.
+      Steps, each at least 1; a tuple of them if `several`.
 
     Raises:
       ValueError: not exactly one unit is given, the unit is unknown, or a value is
-        negative or less than one step.
+        not a finite number or less than one step.
 
     Example:
       >>> to_steps("duration", dict(chinchilla=2.0, steps=0),
       ...          tokens_per_step=1000, non_embedding=25_000)
       1000
     """
-    given = {unit: value for unit, value in duration.items() if value not in (0, ())}
+    given = {unit: value for unit, value in duration.items() if value}
     unknown = sorted(set(duration) - set(UNITS))
     if unknown or len(given) != 1:
         raise ValueError(
@@ -55,20 +58,22 @@ def to_steps(
         "chinchilla": TOKENS_PER_PARAMETER * non_embedding,
     }[unit]
 
-    def convert(amount):
-        if isinstance(amount, bool) or not isinstance(amount, numbers.Real):
-            raise ValueError(f"{key}.{unit}={value!r} must hold numbers")
-        steps = round(amount * tokens_per_unit / tokens_per_step)
-        if steps < 1:
-            raise ValueError(
-                f"{key}.{unit}={amount!r} is less than one step of {tokens_per_step} "
-                "tokens"
-            )
-        return steps
+    amounts = value if several else (value,)
+    if not isinstance(amounts, tuple | list) or not all(map(_is_finite, amounts)):
+        wanted = "a tuple of finite numbers" if several else "a finite number"
+        raise ValueError(f"{key}.{unit}={value!r} must be {wanted}")
+    steps = [round(amount * tokens_per_unit / tokens_per_step) for amount in amounts]
+    if min(steps) < 1:
+        raise ValueError(
+            f"{key}.{unit}={value!r} must be at least one step of {tokens_per_step} "
+            "tokens"
+        )
+    return tuple(steps) if several else steps[0]
 
-    if isinstance(value, tuple | list):
-        return tuple(convert(amount) for amount in value)
-    return convert(value)
+
+def _is_finite(amount: Any) -> bool:
+    number = isinstance(amount, numbers.Real) and not isinstance(amount, bool)
+    return number and math.isfinite(amount)
 
 
 def _listed(duration: Mapping[str, Any], units: Any) -> str:

@@ -32,8 +32,8 @@ class Recipe:
       horizons: steps at which the model is evaluated on the larger set and kept; the
         last step is one of them.
       evaluations: steps at which the model is evaluated on the smaller set.
-      branch_starts: steps from which a cooldown may branch off, 0.8 and 0.9 of each
-        horizon.
+      branch_starts: in a trunk, the steps for cooldowns to branch off, 0.8 and 0.9 of
+        each horizon.
       snapshot_every: steps between snapshots that are kept for good.
       latest_every: steps between those of which only the latest two are kept, 0 for
         none.
@@ -103,14 +103,17 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
     schedule = schedules.build(spec, total_steps=total_steps)
     averages = averaging.build(config.averages.to_dict())
     optimizer = make_optimizer(config, schedule, averages)
-    _check_state(model, optimizer, mesh)
+    _check_state(config, model, optimizer, mesh)
 
-    horizons = durations.to_steps("horizons", config.horizons, **scale)
-    horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
-    branch_starts = {h * tenths // 10 for h in horizons for tenths in (8, 9)}
-    every = config.snapshots.every or durations.to_steps(
-        "snapshots.every", dict(chinchilla=0.25), **scale
+    horizons = durations.to_steps(
+        "horizons", config.horizons, several=True, **scale
     )
+    horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
+    branch_starts = set()
+    if schedules.horizon_free(spec["name"]):
+        branch_starts = {h * tenths // 10 for h in horizons for tenths in (8, 9)}
+    quarter = durations.TOKENS_PER_PARAMETER * scale["non_embedding"] / 4
+    every = config.snapshots.every or max(1, round(quarter / tokens_per_step))
     points = np.geomspace(start_step + 1, total_steps, config.evaluation.points)
     return Recipe(
         model=model,
@@ -147,8 +150,8 @@ def make_optimizer(
       ValueError: optax has no such optimizer, or it has not these arguments.
     """
     options = config.optimizer.to_dict()
-    name = options.pop("name")
-    factory = getattr(optax, name, None)
+    name = options.pop("name", None)
+    factory = getattr(optax, str(name), None)
     arguments = inspect.signature(factory).parameters if callable(factory) else {}
     if "learning_rate" not in arguments:
         raise ValueError(
@@ -167,7 +170,10 @@ def make_optimizer(
         optax.clip_by_global_norm(config.clip_norm),
         inject(learning_rate=schedule, **options),
     )
-    return averaging.track(inner, averages, **config.tracking)
+    try:
+        return averaging.track(inner, averages, **config.tracking)
+    except ValueError as error:
+        raise ValueError(f"tracking.{error}") from error
 
 
 def _run_length(
@@ -191,13 +197,21 @@ def _run_length(
                 f"{key} differs from that of branch.workdir={config.branch.workdir!r}: "
                 f"{config_file.to_json(config)[key]!r} here, {source[key]!r} there"
             )
+    if source["branch"]["workdir"]:
+        raise ValueError(
+            f"branch.workdir={config.branch.workdir!r} is a branch itself; give its "
+            f"trunk, {source['branch']['workdir']!r}"
+        )
     stored = snapshots.stored_steps(config.branch.workdir)
-    start, steps = config.branch.step, spec["steps"]
+    start, steps = config.branch.step, spec.get("steps")
     if start not in stored:
         raise ValueError(
             f"branch.step={start!r} has no snapshot in branch.workdir="
-            f"{config.branch.workdir!r}; stored are {', '.join(map(str, stored))}"
+            f"{config.branch.workdir!r}; stored are "
+            f"{', '.join(map(str, stored)) or 'none'}"
         )
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"schedule.steps={steps!r} must be a whole number, at least 1")
     if any(config.duration.values()):
         raise ValueError(
             f"duration={config.duration.to_dict()!r} must be left at 0 in a branch, "
@@ -206,8 +220,7 @@ def _run_length(
     trunk = schedules.build(
         source["schedule"], total_steps=source["resolved"]["total_steps"]
     )
-    total = durations.to_steps("schedule.steps", dict(steps=steps), **scale) + start
-    return spec | dict(trunk=trunk, start=start), start, total
+    return spec | dict(trunk=trunk, start=start), start, start + steps
 
 
 def _check_sizes(config: ml_collections.ConfigDict) -> None:
@@ -225,6 +238,12 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
     for key, value in positive.items():
         if not value > 0:
             raise ValueError(f"{key}={value!r} must be positive")
+    if config.evaluation.batches > config.evaluation.horizon_batches:
+        raise ValueError(
+            f"evaluation.batches={config.evaluation.batches} must be at most "
+            f"evaluation.horizon_batches={config.evaluation.horizon_batches}, of which "
+            "they are the first"
+        )
     if config.batch_size % config.accumulation:
         raise ValueError(
             f"accumulation={config.accumulation} must divide batch_size="
@@ -238,9 +257,16 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
     ):
         if value < 0:
             raise ValueError(f"{key}={value!r} must not be negative")
+    if config.seed >= 2**32:
+        raise ValueError(f"seed={config.seed!r} must be less than 2**32")
 
 
-def _check_state(model, optimizer, mesh) -> None:
-    """Traces the initial state, so that what cannot be built or split is said now."""
-    shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
+def _check_state(config, model, optimizer, mesh) -> None:
+    """Traces the first update, so that what cannot be built or split is said now."""
+    try:
+        shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
+        jax.eval_shape(optimizer.update, shapes.params, shapes.optimizer, shapes.params)
+    except TypeError as error:
+        options = config.optimizer.to_dict()
+        raise ValueError(f"optimizer={options!r} cannot be used: {error}") from error
     sharding.shardings(mesh, shapes)

@@ -1,0 +1,301 @@
+"""Every exit of every trunk beside the envelope of the fixed-horizon runs."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from anytime_jax.reporting import runs as runs_lib
+from anytime_jax.reporting.runs import Run
+
+FIXED_HORIZON = "fixed horizon"
+
+# Hoffmann et al., 2022, arXiv 2203.15556: about 20 tokens a parameter.
+_TOKENS_PER_PARAMETER = 20
+
+
+class Loss(NamedTuple):
+    """A loss in nats per token: the mean over runs that differ only in their seed.
+
+    Attributes:
+      mean: the loss, or the mean of several.
+      half_range: half of largest minus smallest; 0 for one run.
+      count: how many runs.
+    """
+
+    mean: float
+    half_range: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The envelope at a horizon.
+
+    Attributes:
+      loss: the lowest final loss of the fixed-horizon runs that end there.
+      runs: the run that has it; several if they differ only in their seed.
+    """
+
+    loss: Loss
+    runs: tuple[Run, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One exit of one trunk, or one fixed-horizon schedule, at all horizons.
+
+    Attributes:
+      group: the trunk, or `fixed horizon`.
+      name: `raw`, an average, a cooldown, or the name of a fixed-horizon schedule.
+      losses: by horizon in steps; a horizon without a loss is not in it.
+      runs: those that the losses are from.
+    """
+
+    group: str
+    name: str
+    losses: Mapping[int, Loss]
+    runs: tuple[Run, ...]
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether this is an exit, and not a fixed-horizon schedule."""
+        return self.group != FIXED_HORIZON
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The exits of some runs beside their envelope.
+
+    Attributes:
+      horizons: from horizon in steps, ascending, to what it is called: `2x`, or
+        `500 steps` where that is no multiple of a quarter of 1x.
+      rows: trunk by trunk, shortest memory first; the fixed-horizon schedules last.
+      envelope: by horizon in steps; a horizon without fixed-horizon runs is not in it.
+      names: what the runs are called, shortest ends of their folders.
+    """
+
+    horizons: Mapping[int, str]
+    rows: tuple[Row, ...]
+    envelope: Mapping[int, Point]
+    names: Mapping[Run, str]
+
+    def regrets(self, row: Row) -> dict[int, float]:
+        """Returns loss minus envelope, where there are both, by horizon in steps."""
+        return {
+            step: row.losses[step].mean - point.loss.mean
+            for step, point in self.envelope.items()
+            if step in row.losses
+        }
+
+    def worst_regret(self, row: Row) -> float | None:
+        """Returns the largest regret over all horizons at which the row has one."""
+        regrets = self.regrets(row).values()
+        if any(map(math.isnan, regrets)):
+            return math.nan
+        return max(regrets, default=None)
+
+    def best(self, step: int) -> Row | None:
+        """Returns the exit with the lowest loss at a horizon."""
+        there = [row for row in self.rows if row.is_exit and step in row.losses]
+        there = [row for row in there if math.isfinite(row.losses[step].mean)]
+        return min(there, key=lambda row: row.losses[step].mean, default=None)
+
+    def best_overall(self, *, cooldown: bool) -> Row | None:
+        """Returns the exit with the lowest worst regret, of those that miss none.
+
+        Args:
+          cooldown: whether of the cooldowns, or of the trunks' weights and averages.
+        """
+        rows = [row for row in self.rows if row.is_exit and self.envelope]
+        rows = [row for row in rows if (row.runs[0].role == "branch") == cooldown]
+        rows = [row for row in rows if len(self.regrets(row)) == len(self.envelope)]
+        rows = [row for row in rows if math.isfinite(self.worst_regret(row))]
+        return min(rows, key=self.worst_regret, default=None)
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Puts every exit beside the best fixed-horizon run at each horizon.
+
+    Only losses on the larger set are compared, and of a fixed-horizon run or a branch
+    only that of its raw weights at its end. Runs that differ only in their seed count
+    as one, with their mean loss.
+
+    Args:
+      runs: of one model on one data set; a run given twice counts once.
+
+    Returns:
+      A `Comparison`.
+
+    Raises:
+      ValueError: there is no run, one has not reached a horizon yet, or two cannot be
+        compared.
+    """
+    runs = list({run.folder: run for run in runs}.values())
+    if not runs:
+        raise ValueError("runs=[] must hold at least one run")
+    names = runs_lib.names(runs)
+    for run in runs:
+        if not run.exits:
+            raise ValueError(_not_there_yet(run, names[run]))
+        _check_comparable(runs[0], run, names)
+
+    fixed, envelope = _fixed_horizon([run for run in runs if run.role == "fixed"])
+    rows = (*_exits(runs, names), *fixed)
+    steps = sorted({step for row in rows for step in row.losses})
+    return Comparison(
+        horizons={step: horizon_name(runs[0], step) for step in steps},
+        rows=rows,
+        envelope=dict(sorted(envelope.items())),
+        names=names,
+    )
+
+
+def chinchilla(run: Run, step: int) -> float:
+    """Returns a step in multiples of 20 tokens per non-embedding parameter.
+
+    Args:
+      run: gives tokens per step and parameters.
+      step: updates done.
+    """
+    tokens = step * run.tokens_per_step
+    return tokens / (_TOKENS_PER_PARAMETER * run.non_embedding)
+
+
+def horizon_name(run: Run, step: int) -> str:
+    """Returns what a horizon is called: `2x` if it is that to a step, or its steps.
+
+    Args:
+      run: gives tokens per step and parameters.
+      step: updates done.
+    """
+    multiple = round(4 * chinchilla(run, step)) / 4
+    if multiple and round(multiple * step / chinchilla(run, step)) == step:
+        return f"{multiple:g}x"
+    return f"{step:,} steps"
+
+
+def _mean(losses: Sequence[float]) -> Loss:
+    half_range = (max(losses) - min(losses)) / 2
+    return Loss(math.fsum(losses) / len(losses), half_range, len(losses))
+
+
+def _fixed_horizon(runs: Sequence[Run]) -> tuple[list[Row], dict[int, Point]]:
+    """The best setting of each schedule at each horizon, and the best of all."""
+    settings: dict[tuple, list[Run]] = {}
+    for run in runs:
+        settings.setdefault((run.total_steps, run.setting), []).append(run)
+    points: dict[str, dict[int, Point]] = {}
+    for (step, _), same in settings.items():
+        point = Point(_mean([run.exits["raw"][step] for run in same]), tuple(same))
+        of_schedule = points.setdefault(same[0].schedule, {})
+        of_schedule[step] = _lower(of_schedule.get(step), point)
+    rows, envelope = [], {}
+    for schedule, by_step in points.items():
+        by_step = dict(sorted(by_step.items()))
+        losses = {step: point.loss for step, point in by_step.items()}
+        used = tuple(run for point in by_step.values() for run in point.runs)
+        rows.append(Row(FIXED_HORIZON, schedule, losses, used))
+        for step, point in by_step.items():
+            if math.isfinite(point.loss.mean):
+                envelope[step] = _lower(envelope.get(step), point)
+    return rows, envelope
+
+
+def _lower(one: Point | None, other: Point) -> Point:
+    """The point of lower loss; one that is not finite only against its like."""
+    if one is None or not math.isfinite(one.loss.mean):
+        return other
+    return other if other.loss.mean < one.loss.mean else one
+
+
+def _exits(runs: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
+    """The exits of every trunk: its weights, and the branches that start from it."""
+    branches = [run for run in runs if run.role == "branch"]
+    trunks: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.role == "trunk":
+            trunks.setdefault(run.setting, []).append(run)
+    schedules = [same[0].schedule for same in trunks.values()]
+    rows, sources = [], set()
+    for same in trunks.values():
+        group = same[0].schedule
+        if schedules.count(group) > 1:
+            group += f" ({', '.join(names[run] for run in same)})"
+        for name in dict.fromkeys(name for run in same for name in run.exits):
+            rows.append(_pooled(group, name, same, name))
+        folders = {run.folder for run in same}
+        rows += _cooldowns(group, [one for one in branches if one.trunk in folders])
+        sources |= folders
+    # The trunk of a branch need not be among the runs.
+    for source in dict.fromkeys(run.trunk for run in branches):
+        if source not in sources:
+            same = [run for run in branches if run.trunk == source]
+            rows += _cooldowns(f"off {source.name}", same)
+    return rows
+
+
+def _cooldowns(group: str, branches: Sequence[Run]) -> list[Row]:
+    """One row for every kind of cooldown: share of the run, shape and floor."""
+    kinds: dict[str, list[Run]] = {}
+    for run in branches:
+        kinds.setdefault(run.setting, []).append(run)
+    short = [_cooldown_name(setting, detailed=False) for setting in kinds]
+    detailed = len(set(short)) < len(short)
+    return [
+        _pooled(group, _cooldown_name(setting, detailed), same, "raw")
+        for setting, same in kinds.items()
+    ]
+
+
+def _cooldown_name(setting: str, detailed: bool) -> str:
+    schedule = json.loads(setting)["schedule"]
+    if not detailed:
+        return f"cooldown {schedule['steps']}"
+    shape = schedule["shape"]
+    if isinstance(shape, dict):
+        shape = " ".join(str(value) for value in shape.values())
+    return f"cooldown {schedule['steps']} {shape} to {schedule['final_fraction']:g}"
+
+
+def _pooled(group: str, name: str, runs: Sequence[Run], key: str) -> Row:
+    """The row of an exit of runs that differ only in their seed."""
+    by_step: dict[int, list[float]] = {}
+    for run in runs:
+        for step, loss in run.exits.get(key, {}).items():
+            by_step.setdefault(step, []).append(loss)
+    losses = {step: _mean(values) for step, values in sorted(by_step.items())}
+    return Row(group, name, losses, tuple(runs))
+
+
+def _check_comparable(one: Run, other: Run, names: Mapping[Run, str]) -> None:
+    """Refuses runs whose losses at a step do not mean the same."""
+    for what, value in _measure(one).items():
+        if _measure(other)[what] != value:
+            raise ValueError(
+                f"{names[one]} and {names[other]} cannot be compared: {what} is "
+                f"{value!r} in the first and {_measure(other)[what]!r} in the second"
+            )
+
+
+def _measure(run: Run) -> dict[str, Any]:
+    """What must be the same for two losses to be comparable."""
+    resolved, evaluation = run.config["resolved"], run.config["evaluation"]
+    return {
+        "resolved.parameters": resolved["parameters"],
+        "resolved.tokens_per_step": resolved["tokens_per_step"],
+        "resolved.data.validation": resolved["data"]["validation"],
+        "sequence_length": run.config["sequence_length"],
+        "evaluation.batch_size": evaluation["batch_size"],
+        "evaluation.horizon_batches": evaluation["horizon_batches"],
+    }
+
+
+def _not_there_yet(run: Run, name: str) -> str:
+    horizons = run.config["resolved"]["horizons"]
+    horizon = min(horizons) if run.role == "trunk" else run.total_steps
+    return (
+        f"{name} has not reached a horizon yet: the first is step {horizon}, and its "
+        f"last record is of step {run.last_step}"
+    )

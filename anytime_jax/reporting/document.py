@@ -1,0 +1,96 @@
+"""The report of some runs, in Markdown."""
+
+from anytime_jax.reporting import tables
+from anytime_jax.reporting.comparison import Comparison
+from anytime_jax.reporting.runs import Run
+
+
+def document(comparison: Comparison, picture: str) -> str:
+    """Returns the report: what it shows, the picture, the tables, what was run.
+
+    Args:
+      comparison: from `compare`.
+      picture: name of the picture's file, beside the report.
+    """
+    parts = [
+        "# Exits and their envelope",
+        headline(comparison),
+        f"![Losses, and their distance to the envelope]({picture})",
+        "## Loss at every horizon",
+        tables.to_markdown(comparison),
+    ]
+    if comparison.envelope:
+        parts += ["## Regret at every horizon", tables.regrets_to_markdown(comparison)]
+    parts += ["## What was run", _runs(comparison), f"With {_versions(comparison)}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(comparison: Comparison) -> str:
+    """Returns the one sentence that says what the runs show.
+
+    Args:
+      comparison: from `compare`.
+    """
+    if not any(row.is_exit for row in comparison.rows):
+        horizons = tables.distinct(comparison.horizons.values())
+        return f"Final losses of fixed-horizon runs at {horizons}; no trunk to compare."
+    if not comparison.envelope:
+        step = max(comparison.horizons)
+        best = comparison.best(step)
+        what = f"{best.name} of {best.group}" if best else "no exit with a finite loss"
+        return (
+            f"At {comparison.horizons[step]} the best exit is {what}; no fixed-horizon "
+            "run to compare with."
+        )
+    horizons = tables.distinct(
+        comparison.horizons[step] for step in comparison.envelope
+    )
+    found = [
+        f"{tables.signed(comparison.worst_regret(row))} for {row.name} of {row.group}, "
+        f"the best {kind}"
+        for kind, row in (
+            ("exit without a cooldown", comparison.best_overall(cooldown=False)),
+            ("cooldown", comparison.best_overall(cooldown=True)),
+        )
+        if row
+    ]
+    if not found:
+        return f"No exit has a loss at all horizons of the envelope ({horizons})."
+    return (
+        f"Worst regret over the horizons {horizons}, in nats per token: "
+        f"{'; '.join(found)}."
+    )
+
+
+def _runs(comparison: Comparison) -> str:
+    header = ["run", "schedule", "steps", "peak", "seed"]
+    body = [
+        [name, _schedule(run), _steps(run), _peak(run), str(run.seed)]
+        for run, name in comparison.names.items()
+    ]
+    return tables.markdown_table(header, body)
+
+
+def _schedule(run: Run) -> str:
+    if not run.trunk:
+        return run.schedule
+    return f"{run.schedule} off {run.trunk.name} at {run.config['branch']['step']:,}"
+
+
+def _steps(run: Run) -> str:
+    if run.last_step < run.total_steps:
+        return f"{run.last_step:,} of {run.total_steps:,}"
+    return f"{run.total_steps:,}"
+
+
+def _peak(run: Run) -> str:
+    peak = run.config["schedule"].get("peak")
+    return "-" if peak is None else f"{peak:g}"
+
+
+def _versions(comparison: Comparison) -> str:
+    versions: dict[str, list[str]] = {}
+    for run in comparison.names:
+        for name, version in run.config["resolved"]["versions"].items():
+            versions.setdefault(name, []).append(version)
+    return ", ".join(f"{name} {tables.distinct(of)}" for name, of in versions.items())

@@ -1,0 +1,362 @@
+"""The picture of a comparison: loss curves on the left, regrets on the right."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anytime_jax.reporting.comparison import Comparison, Row
+
+# From Okabe and Ito's palette, which the colour-blind can tell apart; for each trunk
+# one colour for its average and one for its cooldowns.
+_TRUNKS = (("#0072B2", "#D55E00"), ("#009E73", "#E69F00"), ("#AA4499", "#882255"))
+_RAW, _OTHERS, _FIXED, _GRID = "#8C8C8C", "#6F9EBF", "#000000", "#E6E6E6"
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
+_FONT = 9
+
+
+class _Style(NamedTuple):
+    """How the lines of a row look, and whether they are among the curves."""
+
+    color: str
+    width: float
+    dashes: Any
+    marker: str
+    label: str
+    curve: bool
+
+
+class _Label(NamedTuple):
+    """A text at the right of a panel, for the end of a line."""
+
+    text: str
+    color: str
+    x: float
+    y: float
+
+
+def draw(comparison: Comparison, path: str | os.PathLike) -> None:
+    """Draws loss against tokens, and the regret of the exits at every horizon.
+
+    The curves are of the small set, which is evaluated often; the regrets are of the
+    larger set, as in the tables. Without an envelope the right panel shows the distance
+    to the best exit at the same horizon, and without an exit or a second fixed-horizon
+    schedule it is left out.
+
+    Args:
+      comparison: from `compare`.
+      path: the PNG file to write, 1600 x 650 pixels.
+    """
+    from matplotlib import figure  # Slow to import, and only pictures need it.
+
+    styles = _styles(comparison)
+    lines = {row: _distances(comparison, row) for row in styles}
+    lines = {row: line for row, line in lines.items() if row.is_exit or any(line)}
+    drawing = figure.Figure(figsize=(32 / 3, 13 / 3), dpi=150)
+    grid = drawing.add_gridspec(
+        1,
+        2 if lines else 1,
+        left=0.065,
+        right=0.875 if lines else 0.97,
+        bottom=0.125,
+        top=0.84,
+        wspace=0.48,
+    )
+    _curves(drawing.add_subplot(grid[0]), comparison, styles)
+    if lines:
+        _regrets(drawing.add_subplot(grid[1]), comparison, styles, lines)
+    drawing.savefig(path)
+
+
+def _styles(comparison: Comparison) -> dict[Row, _Style]:
+    """The rows to draw; with several trunks only the chosen exits of each."""
+    exits = [row for row in comparison.rows if row.is_exit]
+    groups = list(dict.fromkeys(row.group for row in exits))
+    styles = {}
+    for number, group in enumerate(groups):
+        rows = [row for row in exits if row.group == group]
+        average, cooldown = _TRUNKS[number % len(_TRUNKS)]
+        # After three trunks the colours come again, each with other dashes.
+        turn = (number + number // len(_TRUNKS)) % len(_DASHES)
+        dashes = _DASHES[turn] if len(groups) > 1 else "-"
+        averages = [row for row in rows if row.runs[0].role == "trunk"][1:]
+        chosen = _chosen(comparison, averages)
+        for row in rows:
+            label = row.name if len(groups) == 1 else f"{group}\n{row.name}"
+            if row.runs[0].role == "branch":
+                style = _Style(cooldown, 1.2, dashes, "D", label, True)
+            elif row is chosen:
+                style = _Style(average, 2.6, dashes, "o", label, True)
+            elif row not in averages:
+                style = _Style(_RAW, 1.6, dashes, "o", label, True)
+            elif len(groups) == 1:
+                longest = row is averages[-1]
+                style = _Style(_OTHERS, 1.2, dashes, "o", label, longest)
+            else:
+                continue
+            styles[row] = style
+    fixed = [row for row in comparison.rows if not row.is_exit]
+    for row, dashes in zip(fixed, (*_DASHES, *"-" * len(fixed)), strict=False):
+        styles[row] = _Style(_FIXED, 0.8, dashes, "o", row.name, True)
+    return styles
+
+
+def _chosen(comparison: Comparison, averages: Sequence[Row]) -> Row | None:
+    """The average to set off: the paper's, or else the one of lowest last loss."""
+    for row in averages:
+        if row.name == "ema25":
+            return row
+    last = max(comparison.horizons)
+    there = [row for row in averages if last in row.losses]
+    return min(there, key=lambda row: row.losses[last].mean, default=None)
+
+
+def _distances(comparison: Comparison, row: Row) -> list[float]:
+    """Loss minus envelope, or minus the best exit, at the horizons on the right."""
+    if comparison.envelope:
+        regrets = comparison.regrets(row)
+    else:
+        best = {step: comparison.best(step) for step in comparison.horizons}
+        regrets = {
+            step: row.losses[step].mean - best[step].losses[step].mean
+            for step in row.losses
+            if best[step]
+        }
+    steps = comparison.envelope or comparison.horizons
+    return [regrets.get(step, math.nan) for step in steps]
+
+
+def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:
+    """Loss against tokens, from a little before the first horizon."""
+    from matplotlib import ticker
+
+    tokens = next(iter(comparison.names)).tokens_per_step
+    first, last = min(comparison.horizons), max(comparison.horizons)
+    begin = min(0.45 * first, last / 20)
+    envelope = {run for point in comparison.envelope.values() for run in point.runs}
+    seen, labels = [], []
+    for row, style in styles.items():
+        ends = row.runs[0].role != "trunk"
+        for run in row.runs if style.curve else ():
+            curve = run.curves.get("raw" if ends else row.name, {})
+            points = [(x, y) for x, y in curve.items() if math.isfinite(y)]
+            if not points:
+                continue
+            x, y = np.array(points).T
+            axes.plot(
+                x * tokens,
+                y,
+                color=style.color,
+                linewidth=style.width,
+                linestyle=style.dashes,
+                zorder=2 + style.width,
+            )
+            if style.color != _OTHERS:
+                seen += list(y[x >= begin])
+            if not ends and run is row.runs[0]:
+                labels.append(_Label(style.label, style.color, x[-1] * tokens, y[-1]))
+            if ends and x[-1] == run.total_steps and (row.is_exit or run in envelope):
+                axes.plot(
+                    x[-1] * tokens,
+                    y[-1],
+                    color=style.color,
+                    **_end(style.marker),
+                    clip_on=False,
+                    zorder=7 if row.is_exit else 6,
+                )
+    axes.set_xscale("log")
+    axes.set_xlim(begin * tokens, last * tokens * 1.03)
+    axes.set_ylim(*_limits([*seen, *(label.y for label in labels)]))
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    top = axes.secondary_xaxis("top")
+    top.xaxis.set_minor_locator(ticker.NullLocator())
+    places = np.log(list(comparison.horizons)) / math.log(1.03 * last / begin)
+    texts = _legible(places, comparison.horizons.values())
+    top.set_xticks([step * tokens for step in comparison.horizons], texts)
+    _plain(top)
+    for step in comparison.horizons:
+        axes.axvline(step * tokens, color=_GRID, linewidth=0.8, zorder=0)
+    _write(axes, labels)
+    _finish(axes, "Loss while training", "tokens", "loss on the small set, nats/token")
+    _legend(axes, styles, bool(envelope))
+
+
+def _regrets(
+    axes,
+    comparison: Comparison,
+    styles: Mapping[Row, _Style],
+    lines: Mapping[Row, list[float]],
+) -> None:
+    """Distance to the envelope, or to the best exit, against the horizon."""
+    labels, scale = [], [0.0]
+    for row, line in lines.items():
+        style, y = styles[row], np.array(line)
+        at = np.flatnonzero(np.isfinite(y))
+        if not len(at):
+            continue
+        axes.plot(
+            at,
+            y[at],
+            color=style.color,
+            linewidth=style.width,
+            linestyle=style.dashes,
+            marker=style.marker,
+            markersize=5.5 if style.width > 2 or style.marker == "D" else 3.5,
+            zorder=2 + style.width,
+        )
+        labels.append(_Label(style.label, style.color, at[-1], y[at[-1]]))
+        if style.color != _OTHERS:
+            scale += list(y[at])
+    if comparison.envelope:
+        steps, title = comparison.envelope, "Regret: loss minus envelope"
+        labels.append(_Label("envelope", _FIXED, len(steps) - 1, 0.0))
+        unit = "regret, nats/token"
+    else:
+        steps, title = comparison.horizons, "Distance to the best exit"
+        unit = "loss minus best, nats/token"
+    axes.axhline(0, color=_FIXED, linewidth=1.2, zorder=1)
+    axes.set_xlim(-0.2, len(steps) - 0.8)
+    axes.set_ylim(*_limits(scale))
+    places = np.arange(len(steps)) / max(len(steps) - 0.6, 1)
+    texts = _legible(places, [comparison.horizons[step] for step in steps])
+    axes.set_xticks(range(len(steps)), texts)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    _write(axes, labels)
+    _finish(axes, title, "horizon", unit)
+
+
+def _limits(values: Iterable[float]) -> tuple[float, float]:
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    pad = 0.06 * (high - low) or 0.01
+    return low - pad, high + pad
+
+
+def _legible(places: Sequence[float], texts: Iterable[str]) -> list[str]:
+    """Leaves out the texts that would run into one further right."""
+    kept, edge = [], math.inf
+    for place, text in reversed(list(zip(places, texts, strict=True))):
+        # About a fiftieth of a panel's width for a character, centred at its place.
+        half = (len(text) + 1) / 100
+        fits = place + half <= edge
+        kept.append(text if fits else "")
+        edge = place - half if fits else edge
+    return kept[::-1]
+
+
+def _write(axes, labels: Sequence[_Label]) -> None:
+    """Names the lines at the right, apart from each other; an arrow if off the scale."""
+    low, high = axes.get_ylim()
+    height = axes.get_window_extent().height / axes.figure.dpi * 72
+    ends = [min((label.y - low) / (high - low), 1.0) for label in labels]
+    gaps = [1.25 * _FONT / height * (1 + label.text.count("\n")) for label in labels]
+    for label, end, at in zip(labels, ends, _apart(ends, gaps), strict=True):
+        above = bool(label.y > high)
+        axes.annotate(
+            label.text + " ↑" * above,
+            xy=(label.x, low + end * (high - low)),
+            xytext=(1.05, at),
+            textcoords="axes fraction",
+            color=label.color,
+            fontsize=_FONT,
+            fontweight="bold" if label.color in np.ravel(_TRUNKS) else "normal",
+            linespacing=1.0,
+            va="center",
+            arrowprops=None
+            if above
+            else dict(arrowstyle="-", color=label.color, linewidth=0.6, shrinkA=1),
+            annotation_clip=False,
+        )
+
+
+def _apart(places: Sequence[float], gaps: Sequence[float]) -> list[float]:
+    """Moves places as little as can be until neighbours have room for both.
+
+    Each block of places that push each other sits around its mean.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    offsets, offset, before = {}, 0.0, None
+    for i in order:
+        offset += 0.0 if before is None else (gaps[before] + gaps[i]) / 2
+        offsets[i], before = offset, i
+    blocks: list[list[float]] = []  # [sum of places less offsets, number of places]
+    for i in order:
+        blocks.append([places[i] - offsets[i], 1])
+        while len(blocks) > 1 and (
+            blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]
+        ):
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    means = [total / count for total, count in blocks for _ in range(count)]
+    found = dict(zip(order, means, strict=True))
+    return [found[i] + offsets[i] for i in range(len(places))]
+
+
+def _legend(axes, styles: Mapping[Row, _Style], envelope: bool) -> None:
+    """What has no name beside it: the runs that end, and the envelope."""
+    from matplotlib import lines
+
+    handles = []
+    for row, style in styles.items():
+        if row.is_exit and row.runs[0].role == "branch":
+            label = style.label.replace("\n", " ")
+            handles.append((label, style.color, style.dashes, style.marker))
+        elif not row.is_exit:
+            handles.append((f"{style.label} runs", style.color, style.dashes, ""))
+    if envelope:
+        handles.append(("envelope", _FIXED, "none", "o"))
+    if handles:
+        axes.legend(
+            handles=[
+                lines.Line2D(
+                    [],
+                    [],
+                    label=label,
+                    color=color,
+                    linestyle=dashes,
+                    linewidth=1,
+                    **_end(marker),
+                )
+                for label, color, dashes, marker in handles
+            ],
+            loc="upper right",
+            fontsize=_FONT,
+            frameon=True,
+            edgecolor="none",
+            framealpha=0.85,
+        )
+
+
+def _end(marker: str) -> dict[str, Any]:
+    """The marker at the end of a run; a diamond can be seen on the envelope's disc."""
+    size = 5.0 if marker == "D" else 8.5
+    return dict(
+        marker=marker, markersize=size, markeredgecolor="white", markeredgewidth=0.7
+    )
+
+
+def _finish(axes, title: str, x: str, y: str) -> None:
+    axes.text(0, 1.1, title, transform=axes.transAxes, fontsize=11, fontweight="bold")
+    axes.set_xlabel(x, fontsize=_FONT)
+    axes.set_ylabel(y, fontsize=_FONT)
+    _plain(axes)
+
+
+def _plain(axes) -> None:
+    axes.tick_params(labelsize=_FONT, length=3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _short(number: float) -> str:
+    """A number of tokens with its power of a thousand: 500k, 2M, 30B."""
+    for power, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= power:
+            return f"{number / power:g}{letter}"
+    return f"{number:g}"

@@ -1,0 +1,110 @@
+"""kill -9 at random points of a real process: nothing is lost and nothing changes."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from anytime_jax import models, training
+from anytime_jax.training import metrics
+from configs import tiny
+
+OVERRIDES = {
+    "data.source": "synthetic",
+    "model.vocab_size": 16,
+    "duration.chinchilla": 0.0,
+    "duration.steps": 100,
+    "horizons.chinchilla": (),
+    "horizons.steps": (50, 100),
+    "evaluation.horizon_batches": 2,
+    "snapshots.every": 30,
+    "snapshots.latest_every": 13,
+    "logging.every": 5,
+}
+
+
+def start(workdir):
+    command = [sys.executable, "-m", "anytime_jax", "train"]
+    command += ["--config=configs/tiny.py", f"--workdir={workdir}"]
+    command += [f"--config.{key}={value}" for key, value in OVERRIDES.items()]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(workdir):
+    process = start(workdir)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+
+
+def records(workdir):
+    return [
+        {key: value for key, value in record.items() if not key.startswith("time/")}
+        for record in metrics.read(workdir)
+    ]
+
+
+def assert_same_run(one, other):
+    assert records(one) == records(other)
+    assert training.stored_steps(one)[-1] == training.stored_steps(other)[-1] == 100
+    config = tiny.get_config()
+    config.model.vocab_size = 16
+    model = models.build(config.model.to_dict())
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(model.init, jax.random.key(0)),
+    )
+    for name in ("raw", *config.averages):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            training.restore_weights(one, 100, name, like),
+            training.restore_weights(other, 100, name, like),
+        )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    began = time.perf_counter()
+    finish(workdir)
+    return workdir, time.perf_counter() - began
+
+
+def kill_and_finish(uninterrupted, workdir, share):
+    reference, seconds = uninterrupted
+    process = start(workdir)
+    time.sleep(share * seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(workdir)
+    assert_same_run(workdir, reference)
+
+
+def test_killed_late(uninterrupted, tmp_path):
+    kill_and_finish(uninterrupted, tmp_path, share=0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", range(10))
+def test_killed_anywhere(uninterrupted, tmp_path, point):
+    share = random.Random(point).uniform(0.3, 1.0)
+    kill_and_finish(uninterrupted, tmp_path, share)
+
+
+def test_sigterm_exits_with_143_and_one_line(uninterrupted, tmp_path):
+    reference, _ = uninterrupted
+    process = start(tmp_path)
+    while not metrics.read(tmp_path):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate()
+    assert process.returncode == 143
+    last_line = stderr.replace("\r", "\n").strip().split("\n")[-1]
+    assert last_line.startswith("anytime_jax: stopped by SIGTERM after step")
+    finish(tmp_path)
+    assert_same_run(tmp_path, reference)

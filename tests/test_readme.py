@@ -1,0 +1,25 @@
+"""The README's Python lines run as they stand, and its links lead somewhere."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_lines_for_a_training_loop_run():
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    names = {}
+    exec(code, names)
+    average, raw = names["weights"]["weights"], names["params"]["weights"]
+    # The weights rise from 0 towards 1 and their average lags behind.
+    assert jnp.all((average > 0) & (average < raw) & (raw < 1))
+
+
+def test_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\((?!https:)([^)#]+)\)", text)
+    assert len(targets) > 10
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert not missing
