@@ -1,7 +1,9 @@
 """A run of seconds: the tiny config on synthetic data, shrunk further."""
 
+import jax
 import ml_collections
 
+from anytime_jax import models
 from configs import tiny
 
 STEPS = 12
@@ -28,3 +30,19 @@ def config(variant: str = "constant", **overrides) -> ml_collections.ConfigDict:
             node = node[parent]
         node[last] = value
     return made.lock()
+
+
+def bigram(vocab_size: int = 16, width: int = 8) -> models.Model:
+    """Returns a model that compiles at once: its logits depend on one token."""
+
+    def init(rng):
+        table, head = jax.random.split(rng)
+        return {
+            "embedding": {"table": jax.random.normal(table, (vocab_size, width))},
+            "head": {"kernel": jax.random.normal(head, (width, vocab_size)) / width},
+        }
+
+    def apply(params, tokens_BxL):
+        return params["embedding"]["table"][tokens_BxL] @ params["head"]["kernel"]
+
+    return models.Model(init, apply, vocab_size)

@@ -32,7 +32,7 @@ def headline(comparison: Comparison) -> str:
       comparison: from `compare`.
     """
     if not any(row.is_exit for row in comparison.rows):
-        horizons = tables.distinct(comparison.horizons.values())
+        horizons = ", ".join(comparison.horizons.values())
         return f"Final losses of fixed-horizon runs at {horizons}; no trunk to compare."
     if not comparison.envelope:
         step = max(comparison.horizons)

@@ -18,14 +18,15 @@ _FONT = 9
 
 
 class _Style(NamedTuple):
-    """How the lines of a row look, and whether they are among the curves."""
+    """How a row is drawn, whether among the curves, and whether inside the scale."""
 
+    label: str
     color: str
     width: float
     dashes: Any
-    marker: str
-    label: str
-    curve: bool
+    marker: str = "o"
+    curve: bool = True
+    scales: bool = True
 
 
 class _Label(NamedTuple):
@@ -53,7 +54,7 @@ def draw(comparison: Comparison, path: str | os.PathLike) -> None:
 
     styles = _styles(comparison)
     lines = {row: _distances(comparison, row) for row in styles}
-    lines = {row: line for row, line in lines.items() if row.is_exit or any(line)}
+    lines = {row: line for row, line in lines.items() if row.is_exit or max(line, key=np.nan_to_num) > 0}
     drawing = figure.Figure(figsize=(32 / 3, 13 / 3), dpi=150)
     grid = drawing.add_gridspec(
         1,
@@ -130,13 +131,10 @@ def _distances(comparison: Comparison, row: Row) -> list[float]:
 
 def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:
     """Loss against tokens, from a little before the first horizon."""
-    from matplotlib import ticker
-
-    tokens = next(iter(comparison.names)).tokens_per_step
     first, last = min(comparison.horizons), max(comparison.horizons)
     begin = min(0.45 * first, last / 20)
     envelope = {run for point in comparison.envelope.values() for run in point.runs}
-    seen, labels = [], []
+    shown, labels = [], []
     for row, style in styles.items():
         ends = row.runs[0].role != "trunk"
         for run in row.runs if style.curve else ():
@@ -145,44 +143,42 @@ def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:
             if not points:
                 continue
             x, y = np.array(points).T
-            axes.plot(
-                x * tokens,
-                y,
-                color=style.color,
-                linewidth=style.width,
-                linestyle=style.dashes,
-                zorder=2 + style.width,
-            )
-            if style.color != _OTHERS:
-                seen += list(y[x >= begin])
+            tokens = x * run.tokens_per_step
+            axes.plot(tokens, y, **_line(style))
+            if style.scales:
+                shown += list(y[x >= begin])
             if not ends and run is row.runs[0]:
-                labels.append(_Label(style.label, style.color, x[-1] * tokens, y[-1]))
+                labels.append(_Label(style.label, style.color, tokens[-1], y[-1]))
             if ends and x[-1] == run.total_steps and (row.is_exit or run in envelope):
-                axes.plot(
-                    x[-1] * tokens,
-                    y[-1],
-                    color=style.color,
-                    **_end(style.marker),
-                    clip_on=False,
-                    zorder=7 if row.is_exit else 6,
-                )
+                end = dict(color=style.color, clip_on=False, zorder=6 + row.is_exit)
+                axes.plot(tokens[-1], y[-1], **_end(style.marker), **end)
+    axes.set_ylim(*_limits([*shown, *(label.y for label in labels)]))
+    _token_axes(axes, comparison, begin)
+    _write(axes, labels)
+    _finish(axes, "Loss while training", "tokens", "loss on the small set, nats/token")
+    _legend(axes, styles, bool(envelope))
+
+
+def _token_axes(axes, comparison: Comparison, begin: float) -> None:
+    """Tokens below, horizons above."""
+    from matplotlib import ticker
+
+    steps = list(comparison.horizons)
+    tokens_per_step = next(iter(comparison.names)).tokens_per_step
+    end = 1.03 * steps[-1]
     axes.set_xscale("log")
-    axes.set_xlim(begin * tokens, last * tokens * 1.03)
-    axes.set_ylim(*_limits([*seen, *(label.y for label in labels)]))
+    axes.set_xlim(begin * tokens_per_step, end * tokens_per_step)
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     top = axes.secondary_xaxis("top")
     top.xaxis.set_minor_locator(ticker.NullLocator())
-    places = np.log(list(comparison.horizons)) / math.log(1.03 * last / begin)
+    places = np.log(steps) / math.log(end / begin)
     texts = _legible(places, comparison.horizons.values())
-    top.set_xticks([step * tokens for step in comparison.horizons], texts)
+    top.set_xticks([step * tokens_per_step for step in steps], texts)
     _plain(top)
-    for step in comparison.horizons:
-        axes.axvline(step * tokens, color=_GRID, linewidth=0.8, zorder=0)
-    _write(axes, labels)
-    _finish(axes, "Loss while training", "tokens", "loss on the small set, nats/token")
-    _legend(axes, styles, bool(envelope))
+    for step in steps:
+        axes.axvline(step * tokens_per_step, color=_GRID, linewidth=0.8, zorder=0)
 
 
 def _regrets(
@@ -196,20 +192,10 @@ def _regrets(
     for row, line in lines.items():
         style, y = styles[row], np.array(line)
         at = np.flatnonzero(np.isfinite(y))
-        if not len(at):
-            continue
-        axes.plot(
-            at,
-            y[at],
-            color=style.color,
-            linewidth=style.width,
-            linestyle=style.dashes,
-            marker=style.marker,
-            markersize=5.5 if style.width > 2 or style.marker == "D" else 3.5,
-            zorder=2 + style.width,
-        )
+        size = 5.5 if style.width > 2 or style.marker == "D" else 3.5
+        axes.plot(at, y[at], marker=style.marker, markersize=size, **_line(style))
         labels.append(_Label(style.label, style.color, at[-1], y[at[-1]]))
-        if style.color != _OTHERS:
+        if style.scales:
             scale += list(y[at])
     if comparison.envelope:
         steps, title = comparison.envelope, "Regret: loss minus envelope"
@@ -250,7 +236,7 @@ def _legible(places: Sequence[float], texts: Iterable[str]) -> list[str]:
 
 
 def _write(axes, labels: Sequence[_Label]) -> None:
-    """Names the lines at the right, apart from each other; an arrow if off the scale."""
+    """Names the lines at the right, an arrow for one that is off the scale."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     ends = [min((label.y - low) / (high - low), 1.0) for label in labels]
@@ -331,6 +317,15 @@ def _legend(axes, styles: Mapping[Row, _Style], envelope: bool) -> None:
             edgecolor="none",
             framealpha=0.85,
         )
+
+
+def _line(style: _Style) -> dict[str, Any]:
+    return dict(
+        color=style.color,
+        linewidth=style.width,
+        linestyle=style.dashes,
+        zorder=2 + style.width,
+    )
 
 
 def _end(marker: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def scale_by(schedule: optax.Schedule) -> optax.GradientTransformation:
 
     def rate_at(count: jax.Array) -> jax.Array:
         # A copy: the state may be donated, the schedule's own buffers may not.
-        return jnp.asarray(schedule(count), jnp.result_type(float))
+        return jnp.array(schedule(count), jnp.result_type(float))
 
     def init(params: optax.Params) -> ScaleByState:
         del params
@@ -59,7 +59,7 @@ def scale_by(schedule: optax.Schedule) -> optax.GradientTransformation:
         updates: optax.Updates, state: ScaleByState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByState]:
         del params
-        rate = rate_at(state.count)
+        rate = rate_at(state.count + 1)
 
         def scale(update: jax.Array) -> jax.Array:
             if not jnp.issubdtype(update.dtype, jnp.inexact):

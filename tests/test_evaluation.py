@@ -1,0 +1,72 @@
+"""Evaluation: the mean loss over fixed batches, for every set of weights."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from anytime_jax import averaging, models
+from anytime_jax.training import evaluation, sharding, state, step
+from tests import small
+
+MODEL = small.bigram()
+TOKENS_NxBxL1 = np.random.default_rng(0).integers(16, size=(3, 8, 13)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def evaluate():
+    return jax.jit(evaluation.make_evaluate(MODEL))
+
+
+def slow_loss(params, tokens_NxBxL1):
+    """The mean cross-entropy, token by token in float64."""
+    table_VxD = np.float64(params["embedding"]["table"])
+    logits_VxV = table_VxD @ np.float64(params["head"]["kernel"])
+    losses = [
+        np.log(np.exp(logits_VxV[token]).sum()) - logits_VxV[token, target]
+        for row in np.concatenate(tokens_NxBxL1)
+        for token, target in zip(row[:-1], row[1:], strict=True)
+    ]
+    return np.mean(losses)
+
+
+def test_raw_weights_and_averages_on_the_same_batches_in_one_dict(evaluate):
+    averages = dict(half=averaging.ema(decay=0.5, debias=False), mean=lambda t: 0.0)
+    optimizer = averaging.track(optax.sgd(5.0), averages)
+    current = state.init(MODEL, optimizer, 0)
+    for _ in range(2):
+        grads = jax.tree.map(np.ones_like, current.params)
+        _, opt_state = optimizer.update(grads, current.optimizer, current.params)
+        current = current._replace(
+            params=jax.tree.map(lambda leaf: leaf - 5.0, current.params),
+            optimizer=opt_state,
+        )
+    weights = current.weights()
+    losses = evaluation.losses(evaluate, weights, TOKENS_NxBxL1)
+    assert list(losses) == ["raw", "half", "mean"]
+    assert len(set(losses.values())) == 3
+    for name, params in weights.items():
+        assert isinstance(losses[name], float)
+        np.testing.assert_allclose(
+            losses[name], slow_loss(params, TOKENS_NxBxL1), rtol=1e-5
+        )
+
+
+def test_batches_that_are_split_over_devices(evaluate):
+    params = MODEL.init(jax.random.key(0))
+    mesh = sharding.make_mesh(data=4, fsdp=2)
+    split = sharding.place_batches(TOKENS_NxBxL1, mesh)
+    assert {shard.data.shape for shard in split.addressable_shards} == {(3, 1, 13)}
+    np.testing.assert_allclose(
+        evaluate(params, split), slow_loss(params, TOKENS_NxBxL1), rtol=1e-5
+    )
+
+
+def test_bfloat16_compute_gives_a_float32_loss_near_that_of_float32():
+    sizes = dict(vocab_size=16, width=16, layers=1, heads=2)
+    model = models.decoder(**sizes, compute_dtype="bfloat16")
+    params = model.init(jax.random.key(0))
+    one = jax.jit(evaluation.make_evaluate(model))(params, TOKENS_NxBxL1)
+    exact = step.loss(models.decoder(**sizes), params, np.concatenate(TOKENS_NxBxL1))
+    assert one.dtype == np.float32
+    assert 0 < abs(float(one - exact)) < 0.02
