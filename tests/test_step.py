@@ -1,5 +1,7 @@
 """One update: its loss, its accumulation, what it applies and what it reports."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ def test_the_loss_predicts_each_next_token():
     params = jax.tree.map(np.float64, MODEL.init(jax.random.key(0)))
     total = 0.0
     for row in TOKENS_BxL1:
-        for token, target in zip(row[:-1], row[1:], strict=True):
+        for token, target in itertools.pairwise(row):
             logits = params["embedding"]["table"][token] @ params["head"]["kernel"]
             total -= logits[target] - np.log(np.exp(logits).sum())
     expected = total / (8 * 12)

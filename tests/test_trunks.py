@@ -112,6 +112,17 @@ def test_integer_counts_beyond_float32_are_exact():
     assert_allclose(schedule(3 * 10**9), 1 / (3e9 + 1), rtol=1e-6)
 
 
+def test_narrow_numpy_counts_are_widened():
+    schedule = schedules.constant(peak=1.0, warmup_steps=1_000, warmup_start=0.0)
+    for kind in (np.int8, np.uint8, np.int16, np.uint64):
+        assert_allclose(schedule(kind(100)), 0.1, rtol=1e-6)
+
+
+def test_without_warmup_counts_before_zero_have_the_peak():
+    assert schedules.constant(peak=1.0)(-1) == 1
+    assert_allclose(schedules.constant(peak=1.0, warmup_steps=5)(-1), 0.1, rtol=1e-6)
+
+
 def test_exponent_zero_is_constant_and_half_is_inverse_sqrt():
     counts = np.arange(0, 10_000, 500)
     flat = schedules.power_decay(peak=0.3, exponent=0, offset=10)

@@ -1,5 +1,8 @@
 """The report of some runs, in Markdown."""
 
+import pathlib
+from collections.abc import Mapping
+
 from anytime_jax.reporting import tables
 from anytime_jax.reporting.comparison import Comparison
 from anytime_jax.reporting.runs import Run
@@ -64,17 +67,19 @@ def headline(comparison: Comparison) -> str:
 
 def _runs(comparison: Comparison) -> str:
     header = ["run", "schedule", "steps", "peak", "seed"]
+    given = {run.folder: name for run, name in comparison.names.items()}
     body = [
-        [name, _schedule(run), _steps(run), _peak(run), str(run.seed)]
+        [name, _schedule(run, given), _steps(run), _peak(run), str(run.seed)]
         for run, name in comparison.names.items()
     ]
     return tables.markdown_table(header, body)
 
 
-def _schedule(run: Run) -> str:
+def _schedule(run: Run, given: Mapping[pathlib.Path, str]) -> str:
     if not run.trunk:
         return run.schedule
-    return f"{run.schedule} off {run.trunk.name} at {run.config['branch']['step']:,}"
+    source = given.get(run.trunk, run.trunk.name)
+    return f"{run.schedule} off {source} at {run.config['branch']['step']:,}"
 
 
 def _steps(run: Run) -> str:

@@ -54,7 +54,7 @@ def draw(comparison: Comparison, path: str | os.PathLike) -> None:
 
     styles = _styles(comparison)
     lines = {row: _distances(comparison, row) for row in styles}
-    lines = {row: line for row, line in lines.items() if row.is_exit or max(line, key=np.nan_to_num) > 0}
+    lines = {row: line for row, line in lines.items() if _says_something(row, line)}
     drawing = figure.Figure(figsize=(32 / 3, 13 / 3), dpi=150)
     grid = drawing.add_gridspec(
         1,
@@ -82,25 +82,28 @@ def _styles(comparison: Comparison) -> dict[Row, _Style]:
         # After three trunks the colours come again, each with other dashes.
         turn = (number + number // len(_TRUNKS)) % len(_DASHES)
         dashes = _DASHES[turn] if len(groups) > 1 else "-"
-        averages = [row for row in rows if row.runs[0].role == "trunk"][1:]
+        own = [row for row in rows if row.runs[0].role == "trunk"]
+        averages = [row for row in own if row.name != "raw"]
         chosen = _chosen(comparison, averages)
         for row in rows:
             label = row.name if len(groups) == 1 else f"{group}\n{row.name}"
             if row.runs[0].role == "branch":
-                style = _Style(cooldown, 1.2, dashes, "D", label, True)
+                style = _Style(label, cooldown, 1.2, dashes, marker="D")
             elif row is chosen:
-                style = _Style(average, 2.6, dashes, "o", label, True)
+                style = _Style(label, average, 2.6, dashes)
             elif row not in averages:
-                style = _Style(_RAW, 1.6, dashes, "o", label, True)
+                style = _Style(label, _RAW, 1.6, dashes)
             elif len(groups) == 1:
-                longest = row is averages[-1]
-                style = _Style(_OTHERS, 1.2, dashes, "o", label, longest)
+                is_longest = row is averages[-1]
+                style = _Style(
+                    label, _OTHERS, 1.2, dashes, curve=is_longest, scales=False
+                )
             else:
                 continue
             styles[row] = style
     fixed = [row for row in comparison.rows if not row.is_exit]
     for row, dashes in zip(fixed, (*_DASHES, *"-" * len(fixed)), strict=False):
-        styles[row] = _Style(_FIXED, 0.8, dashes, "o", row.name, True)
+        styles[row] = _Style(row.name, _FIXED, 0.8, dashes)
     return styles
 
 
@@ -111,6 +114,7 @@ def _chosen(comparison: Comparison, averages: Sequence[Row]) -> Row | None:
             return row
     last = max(comparison.horizons)
     there = [row for row in averages if last in row.losses]
+    there = [row for row in there if math.isfinite(row.losses[last].mean)]
     return min(there, key=lambda row: row.losses[last].mean, default=None)
 
 
@@ -127,6 +131,12 @@ def _distances(comparison: Comparison, row: Row) -> list[float]:
         }
     steps = comparison.envelope or comparison.horizons
     return [regrets.get(step, math.nan) for step in steps]
+
+
+def _says_something(row: Row, line: Sequence[float]) -> bool:
+    """Not for a fixed-horizon schedule that is the envelope wherever it has a loss."""
+    finite = [value for value in line if math.isfinite(value)]
+    return bool(finite) and (row.is_exit or max(finite) > 0)
 
 
 def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:

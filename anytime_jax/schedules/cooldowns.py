@@ -21,8 +21,8 @@ def _cosine(x: jax.Array) -> jax.Array:
     return (1 + jnp.cos(jnp.pi * x)) / 2
 
 
-# s(x) on [0, 1], except "exponential", which is the multiplier itself. The published
-# text names lowered_linear without its formula; kappa (1 - x) is a reconstruction.
+# s(x) on [0, 1], except "exponential", which is the multiplier itself. No published
+# formula of lowered_linear is known to us; kappa (1 - x) is a reconstruction.
 SHAPES = {
     "linear": lambda x: 1 - x,
     "cosine": _cosine,
@@ -90,15 +90,15 @@ def cooldown(
     before `start`, `trunk(start) * (f + (1 - f) * s(x))` from there on, and
     `trunk(start) * (f + (1 - f) * s(1))` after the end. The shapes s(x) are
 
-    | name             | s(x)                          |
-    |------------------|-------------------------------|
-    | `linear`         | 1 - x                         |
-    | `cosine`         | (1 + cos(pi x)) / 2           |
-    | `mirror_cosine`  | 2 (1 - x) - cosine            |
-    | `square`         | 1 - x^2                       |
-    | `1-sqrt`         | 1 - sqrt(x)                   |
-    | `lowered_linear` | kappa (1 - x), kappa 0.7      |
-    | `power`          | (1 - x)^exponent, exponent 1.5|
+    | name             | s(x)                           |
+    |------------------|--------------------------------|
+    | `linear`         | 1 - x                          |
+    | `cosine`         | (1 + cos(pi x)) / 2            |
+    | `mirror_cosine`  | 2 (1 - x) - cosine             |
+    | `square`         | 1 - x^2                        |
+    | `1-sqrt`         | 1 - sqrt(x)                    |
+    | `lowered_linear` | kappa (1 - x), kappa 0.7       |
+    | `power`          | (1 - x)^exponent, exponent 1.5 |
 
     and `exponential` multiplies by f^x instead. At the very start and end of the
     cooldown the derivative with respect to the count is 0 for every shape: that of
@@ -127,7 +127,7 @@ def cooldown(
 
     Source: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", 2024, arXiv 2405.18392; `lowered_linear` after Dremov et al.,
-    2025, arXiv 2508.01483, where its formula is not given.
+    2025, arXiv 2508.01483, its formula reconstructed.
     """
     if not callable(trunk):
         raise ValueError(f"trunk={trunk!r} must be a callable from count to rate")

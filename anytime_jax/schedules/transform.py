@@ -59,7 +59,7 @@ def scale_by(schedule: optax.Schedule) -> optax.GradientTransformation:
         updates: optax.Updates, state: ScaleByState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByState]:
         del params
-        rate = rate_at(state.count + 1)
+        rate = rate_at(state.count)
 
         def scale(update: jax.Array) -> jax.Array:
             if not jnp.issubdtype(update.dtype, jnp.inexact):

@@ -105,9 +105,7 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
     optimizer = make_optimizer(config, schedule, averages)
     _check_state(config, model, optimizer, mesh)
 
-    horizons = durations.to_steps(
-        "horizons", config.horizons, several=True, **scale
-    )
+    horizons = durations.to_steps("horizons", config.horizons, several=True, **scale)
     horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
     branch_starts = set()
     if schedules.horizon_free(spec["name"]):

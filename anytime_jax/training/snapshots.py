@@ -129,10 +129,12 @@ def restore_weights(
       The weights.
 
     Raises:
-      ValueError: the snapshot has no such weights; the message lists what it has.
+      ValueError: the snapshot has no such weights, and the message lists what it has;
+        or they are of another model.
     """
     item = _item(name)
     _check_items(workdir, step, [item])
+    _check_shapes(workdir, step, name, like)
     target = like if name == "raw" else {"value": like}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
@@ -186,6 +188,27 @@ def _check_items(workdir, step, wanted) -> None:
             f"the snapshot of step {step} in {workdir!s} has no weights "
             f"{', '.join(missing)}; it has {', '.join(known)}"
         )
+
+
+def _check_shapes(workdir, step, name, like) -> None:
+    """Orbax leaves out what is surplus, and gives back `like` for what is missing."""
+    handler = ocp.PyTreeCheckpointHandler()
+    stored = handler.metadata(_folder(workdir, step) / _item(name)).tree
+    actual = _shapes(stored if name == "raw" else stored["value"])
+    wanted = _shapes(like)
+    for path in sorted(actual.keys() | wanted.keys()):
+        if actual.get(path) != wanted.get(path):
+            raise ValueError(
+                f"weights {name} of step {step} in {workdir!s} have shape "
+                f"{actual.get(path)} at {path}, where {wanted.get(path)} is wanted"
+            )
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _folder(workdir: str | os.PathLike, step: int) -> pathlib.Path:

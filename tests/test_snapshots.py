@@ -1,0 +1,221 @@
+"""Snapshots: what is on disk, what comes back on other devices, what stays."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from anytime_jax import averaging
+from anytime_jax.training import sharding, snapshots, state
+from tests import small
+
+MODEL = small.bigram()
+AVERAGES = dict(ema25=averaging.age_ema(divisor=25), mean=averaging.uniform())
+ONE = sharding.make_mesh(devices=jax.devices()[:1])
+EIGHT = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+
+
+def like(mesh, optimizer=None, averages=AVERAGES, **tracking):
+    """Shapes, dtypes and shardings of a state."""
+    optimizer = optimizer or optax.adam(0.1)
+    tracked = averaging.track(optimizer, averages, **tracking)
+    shapes = jax.eval_shape(lambda: state.init(MODEL, tracked, 0))
+    return jax.tree.map(
+        lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+        shapes,
+        sharding.shardings(mesh, shapes),
+    )
+
+
+def filled(shapes, seed=0):
+    """A state of these shapes of which no two leaves are the same."""
+    generator = np.random.default_rng(seed)
+
+    def fill(leaf):
+        values = generator.normal(scale=100.0, size=leaf.shape).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding)
+
+    return jax.tree.map(fill, shapes)
+
+
+def save(workdir, current, step=7, sequences=56):
+    store = snapshots.Store(workdir, keeps=lambda step: True)
+    store.save(current, step, sequences)
+    store.close()
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def listing(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def saved():
+    return filled(like(EIGHT))._replace(step=jnp.int32(7))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, saved):
+    folder = tmp_path_factory.mktemp("run")
+    save(folder, saved)
+    return folder
+
+
+def test_every_set_of_weights_is_one_item_and_nothing_is_stored_twice(workdir, saved):
+    folder = workdir / "snapshots" / "7"
+    items = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert items == {"raw", "average_ema25", "average_mean", "optimizer", "meta"}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        stored = {
+            item: len(
+                jax.tree.leaves(checkpointer.metadata(folder / item).item_metadata)
+            )
+            for item in items - {"meta"}
+        }
+    weights = len(jax.tree.leaves(saved.params))
+    counted = weights + 1  # an average's own count
+    moments = 2 * weights + 1
+    assert stored == {
+        "raw": weights,
+        "average_ema25": counted,
+        "average_mean": counted,
+        "optimizer": moments,
+    }
+
+
+@pytest.mark.parametrize(
+    "mesh", [ONE, EIGHT, sharding.make_mesh(fsdp=8)], ids=["one", "same", "other"]
+)
+def test_the_same_values_on_any_mesh(workdir, saved, mesh):
+    before = listing(workdir)
+    wanted = like(mesh)
+    restored, sequences = snapshots.restore(workdir, 7, wanted)
+    assert sequences == 56
+    assert_same(restored, saved)
+    for leaf, to in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
+        assert (leaf.sharding, leaf.dtype) == (to.sharding, to.dtype)
+    assert listing(workdir) == before
+
+
+def test_the_averages_to_read_are_those_of_like(workdir, saved):
+    restored, _ = snapshots.restore(workdir, 7, like(ONE, averages={}))
+    assert list(restored.weights()) == ["raw"]
+    assert_same(restored.params, saved.params)
+    more = AVERAGES | dict(ema100=averaging.age_ema(divisor=100))
+    with pytest.raises(
+        ValueError, match=r"step 7 .* has no weights ema100; it has ema25, mean, raw$"
+    ):
+        snapshots.restore(workdir, 7, like(ONE, averages=more))
+
+
+@pytest.mark.parametrize("name", ["raw", "mean"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_set_of_weights_needs_no_other_item(workdir, saved, tmp_path, name, dtype):
+    item = "raw" if name == "raw" else f"average_{name}"
+    copied = tmp_path / "snapshots" / "7"
+    shutil.copytree(workdir / "snapshots" / "7" / item, copied / item)
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding),
+        like(ONE).params,
+    )
+    restored = snapshots.restore_weights(tmp_path, 7, name, wanted)
+    assert_same(
+        restored, jax.tree.map(lambda a: a.astype(dtype), saved.weights()[name])
+    )
+
+
+def test_weights_that_are_not_there_are_refused(workdir):
+    with pytest.raises(ValueError, match=r"no weights ema1; it has ema25, mean, raw$"):
+        snapshots.restore_weights(workdir, 7, "ema1", like(ONE).params)
+    with pytest.raises(ValueError, match=r"no snapshot of step 8; stored are 7$"):
+        snapshots.restore_weights(workdir, 8, "raw", like(ONE).params)
+    with pytest.raises(ValueError, match=r"no snapshot of step 8; stored are none$"):
+        snapshots.restore(workdir / "nothing", 8, like(ONE))
+
+
+@pytest.mark.parametrize("name", ["raw", "mean"])
+def test_weights_of_another_model_are_refused(workdir, name):
+    params = like(ONE).params
+    for wanted, message in (
+        (
+            dict(params, gate=params["head"]),
+            r"shape None at gate/kernel, where \(8, 16",
+        ),
+        (dict(head=params["head"]), r"shape \(16, 8\) at embedding/table, where None"),
+        (
+            jax.eval_shape(small.bigram(width=24).init, jax.random.key(0)),
+            r"shape \(16, 8\) at embedding/table, where \(16, 24\) is wanted",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"weights {name} of step 7 .* {message}"):
+            snapshots.restore_weights(workdir, 7, name, wanted)
+
+
+def test_only_complete_snapshots_are_stored_steps(tmp_path):
+    assert snapshots.stored_steps(tmp_path) == []
+    for name in ("10", "9", "11.orbax-checkpoint-tmp-0", "notes"):
+        (tmp_path / "snapshots" / name).mkdir(parents=True)
+    assert snapshots.stored_steps(tmp_path) == [9, 10]
+
+
+def test_of_what_is_not_kept_the_latest_two_stay(tmp_path):
+    current = filled(like(ONE, averages={}))
+    store = snapshots.Store(tmp_path, keeps=lambda step: step % 4 == 0)
+    for step in range(1, 7):
+        store.save(current, step, 0)
+    store.close()
+    assert snapshots.stored_steps(tmp_path) == [4, 5, 6]
+    # Opened again, the store still knows what it may remove.
+    store = snapshots.Store(tmp_path, keeps=lambda step: step % 4 == 0)
+    for step in (7, 8):
+        store.save(current, step, 0)
+    store.close()
+    assert snapshots.stored_steps(tmp_path) == [4, 6, 7, 8]
+
+
+def test_what_is_saved_may_be_donated_at_once(tmp_path):
+    current = jax.tree.map(jnp.copy, filled(like(EIGHT)))  # in XLA's own buffers
+    spoil = jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0
+    )
+    store = snapshots.Store(tmp_path, keeps=lambda step: True)
+    store.save(current, 1, 0)
+    spoil(current)
+    store.close()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(current))
+    restored, _ = snapshots.restore(tmp_path, 1, like(ONE))
+    expected = filled(like(EIGHT))
+    assert_same(restored._replace(step=expected.step), expected)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "tracking"),
+    [
+        (optax.sgd(0.1, momentum=0.9), dict(compensated=True)),
+        (optax.adafactor(0.1, min_dim_size_to_factor=4), {}),
+        (optax.inject_hyperparams(optax.adam)(lambda count: 0.1), {}),
+        (optax.sgd(0.1), {}),
+    ],
+    ids=["momentum and compensation", "adafactor", "injected adam", "no state"],
+)
+def test_optimizer_states_come_back(tmp_path, optimizer, tracking):
+    shapes = like(EIGHT, optimizer, **tracking)
+    current = filled(shapes)
+    save(tmp_path, current)
+    restored, _ = snapshots.restore(tmp_path, 7, like(ONE, optimizer, **tracking))
+    assert_same(restored._replace(step=current.step), current)
+
+
+def test_a_run_without_averages_has_no_such_items(tmp_path):
+    save(tmp_path, filled(like(ONE, averages={})))
+    folder = tmp_path / "snapshots" / "7"
+    items = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert items == {"raw", "optimizer", "meta"}
