@@ -255,7 +255,8 @@ def _cooldown_name(setting: str, detailed: bool) -> str:
         return f"cooldown {schedule['steps']}"
     shape = schedule["shape"]
     if isinstance(shape, dict):
-        shape = " ".join(str(value) for value in shape.values())
+        arguments = (str(value) for key, value in shape.items() if key != "name")
+        shape = " ".join([shape["name"], *arguments])
     return f"cooldown {schedule['steps']} {shape} to {schedule['final_fraction']:g}"
 
 

@@ -196,21 +196,24 @@ class _Bar:
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
             leave=False,
+            disable=jax.process_index() != 0,
         )
-        self._start, self._time = start, time.perf_counter()
+        self._done, self._start, self._time = start, start, time.perf_counter()
         self.close = self._bar.close
 
     def update(self, done: int, loss: float) -> None:
         rate = self._bar.format_dict["rate"] or 0.0
         speed = f"{rate * self._tokens_per_step:,.0f} tokens/s"
         self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}", refresh=False)
-        self._bar.update(done - self._bar.n)
+        self._bar.update(done - self._done)
+        self._done = done
 
     def tokens_per_second(self) -> float:
         """Tokens per second since it was last asked."""
-        now, done = time.perf_counter(), self._bar.n
-        speed = (done - self._start) * self._tokens_per_step / (now - self._time)
-        self._start, self._time = done, now
+        now = time.perf_counter()
+        tokens = (self._done - self._start) * self._tokens_per_step
+        speed = tokens / (now - self._time)
+        self._start, self._time = self._done, now
         return speed
 
 

@@ -1,0 +1,144 @@
+"""The verb train: its flags, its overrides, its exit codes."""
+
+import pytest
+
+from anytime_jax import training
+from anytime_jax.commands import main, train
+
+CONFIG = "configs/tiny.py"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs the verb in a folder of its own up to the training, which is left out."""
+    prepared = []
+    monkeypatch.setattr(training, "run", prepared.append)
+
+    def run(*arguments, workdir=tmp_path / "run"):
+        prepared.clear()
+        small = ["--config.data.source=synthetic", "--config.evaluation.batch_size=16"]
+        code = main.main(
+            ["train", f"--config={CONFIG}", f"--workdir={workdir}", *small, *arguments]
+        )
+        assert not workdir.exists()
+        return code, *prepared
+
+    return run
+
+
+def test_a_run_is_prepared_from_the_file_and_the_overrides(command, tmp_path):
+    code, prepared = command(
+        "--config.averages.ema25.divisor=12",
+        "--config.horizons.chinchilla=1,2",
+        "--config.model.remat=true",
+        "--config.schedule.peak=1e-3",
+        "--config.optimizer.name=adamw",
+    )
+    config = prepared.config
+    assert (code, prepared.workdir) == (0, str(tmp_path / "run"))
+    assert config.averages.ema25.to_dict() == dict(name="age_ema", divisor=12.0)
+    assert config.horizons.chinchilla == (1.0, 2.0)
+    assert config.model.remat is True
+    assert config.schedule.peak == 1e-3
+    assert config.optimizer.name == "adamw"
+    assert config.is_locked
+
+
+def test_a_variant_and_flags_of_absl():
+    arguments = [f"--config={CONFIG}:cosine", "--distributed", "--workdir=a=b"]
+    config, workdir, distributed = train.parse(arguments)
+    assert config.schedule.name == "cosine"
+    assert (workdir, distributed) == ("a=b", True)
+    assert train.parse(arguments[::2])[2] is False
+
+
+def test_help_tells_the_usage(capsys):
+    assert main.main(["train", "--help"]) == 0
+    usage = "usage: python -m anytime_jax train --config=FILE[:VARIANT] --workdir=DIR"
+    assert capsys.readouterr().out.startswith(usage)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--config.sede=1",
+            "--config.sede is unknown; config has accumulation, averages, batch_size",
+        ),
+        ("-config.sede=1", "--config.sede is unknown; config has accumulation"),
+        (
+            "--config.model.depth=3",
+            "--config.model.depth is unknown; config.model has compute_dtype, heads",
+        ),
+        ("--config.seed.x=3", "unknown; config.seed has no keys, it is a value"),
+        ("--config.seed=one", "--config.seed=one must be of type int, such as 0"),
+        ("--config.batch_size=8.5", "batch_size=8.5 must be of type int, such as 16"),
+        ("--config.clip_norm=big", "clip_norm=big must be of type float, such as 1.0"),
+        ("--config.model.remat=maybe", "model.remat=maybe must be true or false"),
+        ("--config.averages=5", "--config.averages=5: "),
+        ("--config.seed", "--config.seed has no value; write --config.seed=VALUE"),
+        ("--config.seed=-1", "seed=-1 must not be negative"),
+        ("--config.duration.chinchilla=inf", "duration.chinchilla=inf must be a fini"),
+        ("--config.model.vocab_size=8", "model.vocab_size=8 is less than the 16 of"),
+        ("--config.evaluation.horizon_batches=64", "must be at most the 1023 sequenc"),
+        ("--distributed=perhaps", "--distributed=perhaps: "),
+        ("--wrokdir=x", "Unknown command line flag 'wrokdir'"),
+        ("runs/trunk", "argument 'runs/trunk' is unknown; all arguments start with --"),
+        ("--workdir=", "--workdir=DIR is missing: the folder for the run"),
+        (f"--config={CONFIG}", "--config=FILE[:VARIANT] is given 2 times, not once"),
+    ],
+)
+def test_every_mistake_is_one_line_and_nothing_is_written(
+    command, capsys, argument, message
+):
+    assert command(argument) == (2,)
+    out, err = capsys.readouterr()
+    assert err.startswith("anytime_jax: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            "configs/missing.py",
+            "--config=configs/missing.py: there is no file configs/",
+        ),
+        ("configs", "--config=configs: there is no file configs"),
+        (f"{CONFIG}:cosinus", "'cosinus' of configs/tiny.py is unknown; known are con"),
+        ("setup.cfg", "--config=setup.cfg: setup.cfg is no Python file"),
+        ("setup_like.py", "has no function get_config"),
+    ],
+)
+def test_every_mistake_in_the_file(tmp_path, capsys, config, message):
+    if config == "setup_like.py":
+        config = tmp_path / config
+        config.write_text("x = 1\n")
+    assert main.main(["train", f"--config={config}", f"--workdir={tmp_path}/run"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_config(capsys):
+    assert main.main(["train", "--workdir=x"]) == 2
+    assert "--config=FILE[:VARIANT] is given 0 times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FloatingPointError("step 8 has loss nan"), 1),
+        (training.Preempted("stopped by SIGTERM after step 8"), 143),
+    ],
+)
+def test_a_run_that_ends_early_says_so(command, monkeypatch, capsys, error, code):
+    def fail(prepared):
+        raise error
+
+    monkeypatch.setattr(training, "run", fail)
+    assert command() == (code,)
+    assert capsys.readouterr().err == f"anytime_jax: {error}\n"
