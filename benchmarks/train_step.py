@@ -49,6 +49,7 @@ def make_config(name):
     config.averages = tiny.get_config("constant").averages
     for key, value in MODELS[name].items():
         setattr(config.model if key in config.model else config, key, value)
+    config.schedule.warmup_steps = 0
     config.duration.update(chinchilla=0.0, steps=steps)
     config.horizons.update(chinchilla=(), steps=(steps,))
     config.evaluation.update(points=1, batches=1, horizon_batches=1, batch_size=8)

@@ -8,7 +8,7 @@ A variant after a colon picks the schedule: `constant` (the trunk, and the defau
     python -m anytime_jax train --config=configs/tiny.py:cosine --workdir=runs/cosine \
         --config.duration.chinchilla=4
     python -m anytime_jax train --config=configs/tiny.py:cooldown --workdir=runs/exit \
-        --config.branch.workdir=runs/trunk --config.branch.step=1552 \
+        --config.branch.workdir=runs/trunk --config.branch.step=1550 \
         --config.schedule.steps=388
 """
 

@@ -132,6 +132,16 @@ def test_a_loss_that_is_not_finite_is_neither_best_nor_envelope(tmp_path, bad, o
     assert not math.isfinite(found.worst_regret(_row(found, "linear")))
 
 
+def test_a_horizon_where_all_runs_diverged_has_no_envelope(tmp_path):
+    found = _compare(
+        folders.write(tmp_path / "trunk", "constant", folders.TRUNK),
+        folders.write(tmp_path / "a", "cosine", {100: {"raw": math.nan}}),
+        folders.write(tmp_path / "b", "cosine", {200: {"raw": 2.25}}),
+    )
+    assert list(found.envelope) == [200]
+    assert found.worst_regret(_row(found, "raw")) == 0.25
+
+
 def test_a_worst_regret_is_nan_wherever_the_nan_is(tmp_path):
     losses = {100: 2.0, 200: math.nan, 400: 1.0}
     trunk = {step: {"raw": loss} for step, loss in losses.items()}

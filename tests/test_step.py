@@ -74,7 +74,7 @@ def test_the_learning_rate_in_the_metrics_was_applied():
     optimizer = make(dict(name="sgd"), schedule=lambda count: 0.25 * (count + 1))
     found, metrics = states(optimizer, 3)
     assert [values["learning_rate"] for values in metrics] == [0.25, 0.5, 0.75]
-    gradient = jax.grad(lambda params: step.loss(MODEL, params, TOKENS_BxL1))
+    gradient = jax.jit(jax.grad(lambda params: step.loss(MODEL, params, TOKENS_BxL1)))
     for before, after, values in zip(found, found[1:], metrics, strict=False):
         rate, grads = values["learning_rate"], gradient(before.params)
         moved = jax.tree.map(lambda p, g, rate=rate: p - rate * g, before.params, grads)

@@ -139,7 +139,7 @@ def test_a_bar_in_a_name_does_not_break_the_table(tmp_path):
         (-0.0, "+0.0000"),
         (-0.00006, "-0.0001"),
         (1.23456, "+1.2346"),
-        (float("nan"), "+nan"),
+        (float("nan"), "nan"),
         (None, "-"),
     ],
 )

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         reporting.draw(comparison, picture)
-        out.write_text(reporting.document(comparison, picture.name))
+        out.write_text(reporting.to_report(comparison, picture.name))
     except OSError as error:
         raise BadInput(f"--out={out} cannot be written: {error}") from error
     print(reporting.to_text(comparison))

@@ -7,7 +7,7 @@ reporting.draw(comparison, "report.png")
 """
 
 from anytime_jax.reporting.comparison import Comparison, compare
-from anytime_jax.reporting.document import document, headline
+from anytime_jax.reporting.document import headline, to_report
 from anytime_jax.reporting.plots import draw
 from anytime_jax.reporting.runs import Run, read
 from anytime_jax.reporting.tables import to_markdown, to_text
@@ -16,10 +16,10 @@ __all__ = [
     "Comparison",
     "Run",
     "compare",
-    "document",
     "draw",
     "headline",
     "read",
     "to_markdown",
+    "to_report",
     "to_text",
 ]

@@ -8,7 +8,7 @@ from anytime_jax.reporting.comparison import Comparison
 from anytime_jax.reporting.runs import Run
 
 
-def document(comparison: Comparison, picture: str) -> str:
+def to_report(comparison: Comparison, picture: str) -> str:
     """Returns the report: what it shows, the picture, the tables, what was run.
 
     Args:

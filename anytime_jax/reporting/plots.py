@@ -12,7 +12,7 @@ from anytime_jax.reporting.comparison import Comparison, Row
 # From Okabe and Ito's palette, which the colour-blind can tell apart; for each trunk
 # one colour for its average and one for its cooldowns.
 _TRUNKS = (("#0072B2", "#D55E00"), ("#009E73", "#E69F00"), ("#AA4499", "#882255"))
-_RAW, _OTHERS, _FIXED, _GRID = "#8C8C8C", "#6F9EBF", "#000000", "#E6E6E6"
+_RAW, _OTHERS, _FIXED, _GRID = "#94877A", "#6F9EBF", "#000000", "#E6E6E6"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 _FONT = 9
 

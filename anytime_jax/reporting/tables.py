@@ -1,5 +1,6 @@
 """A comparison as text: aligned for a screen, or in Markdown."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -97,8 +98,10 @@ def markdown_table(
 
 def signed(regret: float | None) -> str:
     """Returns a regret with its sign and four decimals, or `-` for None."""
+    if regret is None:
+        return "-"
     # Adding zero turns a negative zero into a positive one.
-    return "-" if regret is None else f"{round(regret, 4) + 0.0:+.4f}"
+    return "nan" if math.isnan(regret) else f"{round(regret, 4) + 0.0:+.4f}"
 
 
 def distinct(values: Iterable[Any]) -> str:
