@@ -90,6 +90,7 @@ def run(prepared: Prepared, writer: Any = None) -> None:
     config, workdir = prepared.config, prepared.workdir
     recipe, dataset = prepared.recipe, prepared.dataset
     if recipe.total_steps in snapshots.stored_steps(workdir):
+        print(f"{workdir} is complete at step {recipe.total_steps}", file=sys.stderr)
         return
     resolved = recipe.resolved() | {"data": dataset.description}
     config_file.write(config, resolved, workdir)
@@ -195,7 +196,6 @@ class _Bar:
             total=recipe.total_steps,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
-            leave=False,
             disable=jax.process_index() != 0,
         )
         self._done, self._start, self._time = start, start, time.perf_counter()
