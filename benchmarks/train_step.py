@@ -4,8 +4,9 @@
 
 Both arms train the same model with the same averages. The loop reads, places and
 prefetches batches, fetches and writes metrics and draws its bar; the bare step sees one
-batch that is already on the device. Evaluations and snapshots lie outside the timed
-part. Arms alternate, and the best of each counts. The matrix products are compared with
+batch that is already on the device, and is timed both dispatched ahead and waited for
+step by step; the better counts. Evaluations and snapshots lie outside the timed part.
+Arms alternate, and the best of each counts. The matrix products are compared with
 the machine's own float32 peak, measured in the same run.
 """
 
@@ -68,21 +69,22 @@ def seconds_per_step_of_loop(config):
     return (clock.times[last] - clock.times[warm]) / (last - warm)
 
 
-def seconds_per_step_bare(config):
-    """Of the same jitted step, dispatched as fast as the devices take it."""
+def seconds_per_step_bare(config, wait):
+    """Of the same jitted step: dispatched ahead, or waited for one by one."""
     prepared = loop.prepare(config, "unused")
-    train_step, _, like = loop.compile_steps(config, prepared.recipe)
-    state = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), like
-    )
+    recipe = prepared.recipe
+    train_step, _, _ = loop.compile_steps(config, recipe)
+    state = jax.jit(lambda: training.state.init(recipe.model, recipe.optimizer, 0))()
     tokens = jnp.asarray(prepared.dataset.train.batch(0, config.batch_size))
-    steps = config.duration.steps
+    steps, warm = config.duration.steps, int(WARM * config.duration.steps)
     for step in range(steps):
-        if step == int(WARM * steps):
+        if step == warm:
             start = time.perf_counter()
         state, outputs = train_step(state, tokens)
-    jax.block_until_ready(outputs)
-    return (time.perf_counter() - start) / (steps - int(WARM * steps))
+        if wait or step == warm - 1:
+            jax.block_until_ready(outputs)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - start) / (steps - warm)
 
 
 def peak_gflops(size=2048, repeats=5):
@@ -117,7 +119,7 @@ def main(rounds):
         config = make_config(name)
         bare, whole = [], []
         for _ in range(rounds):
-            bare.append(seconds_per_step_bare(config))
+            bare += [seconds_per_step_bare(config, wait) for wait in (False, True)]
             whole.append(seconds_per_step_of_loop(config))
         tokens = config.batch_size * config.sequence_length
         recipe = loop.prepare(config, "unused").recipe

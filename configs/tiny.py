@@ -80,7 +80,7 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
     config.accumulation = 1  # parts of a batch, run one after the other
 
     config.schedule = _SCHEDULES[variant]
-    config.optimizer = dict(name="adam", b1=0.9, b2=0.99, eps=1e-8)  # any of optax
+    config.optimizer = dict(name="adam", b1=0.9, b2=0.99)  # any of optax
     config.clip_norm = 1.0  # largest norm of the gradient
     config.averages = _AVERAGES if trunk else {}
     config.tracking = dict(every=1, dtype="float32", compensated=False)
@@ -96,7 +96,7 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
         points=20,  # log-spaced steps at which `batches` are evaluated
         batches=2,
         horizon_batches=16,  # at every horizon
-        batch_size=128,  # sequences
+        batch_size=64,  # sequences
     )
     # Steps between snapshots that are kept for good, 0 for a quarter of 1x; and between
     # those of which only the latest two are kept, 0 for none.

@@ -137,7 +137,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, at)
 
 def test_sigterm_saves_and_the_run_goes_on(finished, tmp_path):
     writer = Interrupting(tmp_path, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(training.Preempted, match="after step [67]"):
+    with pytest.raises(training.Preempted, match=r"after step [67]"):
         training.train(small.config(), tmp_path, writer)
     assert snapshots.stored_steps(tmp_path)[-1] in (6, 7)
     training.train(small.config(), tmp_path)

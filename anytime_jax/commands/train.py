@@ -110,7 +110,10 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     if spec is None:
         raise BadInput(f"--config={name}: {file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # So that a config can import the ones beside it, as `configs.NAME`.
+    root = str(pathlib.Path(file).resolve().parents[1])
+    with mock.patch.object(sys, "path", [root, *sys.path]):
+        spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise BadInput(f"--config={name}: {file} has no function get_config")
     try:

@@ -11,11 +11,13 @@ import jax
 import ml_collections
 
 from anytime_jax import schedules
+from anytime_jax.training import snapshots
 
 CONFIG_FILE = "config.json"
 
 # What may be different when a run is continued: it does not change the weights.
 _MAY_CHANGE = (
+    "data",  # Its tokens may not: see check_same_data.
     "duration",
     "horizons",
     "evaluation",
@@ -81,6 +83,12 @@ def check_same_run(
                 f"{key}={now[key]!r} differs from the run in {workdir!s}, which has "
                 f"{before.get(key)!r}: use its value or another workdir"
             )
+    stored = snapshots.stored_steps(workdir)
+    if stored and total_steps < stored[-1]:
+        raise ValueError(
+            f"duration={total_steps} steps is less than the {stored[-1]} that the run "
+            f"in {workdir!s} has done"
+        )
     length, name = before["resolved"]["total_steps"], config.schedule.name
     if length != total_steps and not schedules.horizon_free(name):
         raise ValueError(
@@ -88,6 +96,29 @@ def check_same_run(
             f"{workdir!s}, and its schedule {name!r} depends on it: use its "
             "duration or another workdir"
         )
+
+
+def check_same_data(description: Mapping[str, Any], workdir: str | os.PathLike) -> None:
+    """Refuses to go on with a run, or to branch off one, on other tokens.
+
+    Args:
+      description: of the data now, with the SHA-256 of each split.
+      workdir: the run's folder, which may be empty.
+
+    Raises:
+      ValueError: the tokens differ.
+    """
+    if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
+        return
+    before = read(workdir)["resolved"]["data"]
+    for split in ("train", "validation"):
+        now, then = description[split]["sha256"], before[split]["sha256"]
+        if now != then:
+            raise ValueError(
+                f"data: the {split} tokens, of SHA-256 {now[:12]}, differ from those "
+                f"of the run in {workdir!s}, of SHA-256 {then[:12]}: the source, the "
+                "tokenizer or the packages of the corpus have changed"
+            )
 
 
 def write(

@@ -82,7 +82,10 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
     """
     recipe = recipe_lib.build(config)
     config_file.check_same_run(config, recipe.total_steps, workdir)
-    return Prepared(config, workdir, recipe, _load_data(config))
+    dataset = _load_data(config)
+    for run_before in filter(None, (workdir, config.branch.workdir)):
+        config_file.check_same_data(dataset.description, run_before)
+    return Prepared(config, workdir, recipe, dataset)
 
 
 def run(prepared: Prepared, writer: Any = None) -> None:
@@ -229,8 +232,9 @@ def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
     )
     if dataset.vocab_size > config.model.vocab_size:
         raise ValueError(
-            f"model.vocab_size={config.model.vocab_size} is less than the "
-            f"{dataset.vocab_size} of data.tokenizer={config.data.tokenizer!r}"
+            f"model.vocab_size={config.model.vocab_size} must be at least the "
+            f"{dataset.vocab_size} of the data, of data.source={config.data.source!r} "
+            f"and data.tokenizer={config.data.tokenizer!r}"
         )
     needed = config.evaluation.horizon_batches * config.evaluation.batch_size
     if needed > len(dataset.validation):
@@ -295,7 +299,9 @@ def _start(
             for name in config.averages
         }
         optimizer = averaging.attach(current.optimizer, averages)
-        return current._replace(optimizer=optimizer), first, consumed
+        current = current._replace(optimizer=optimizer)
+        layout = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return jax.device_put(current, layout), first, consumed
     fresh = jax.jit(
         lambda: state.init(recipe.model, recipe.optimizer, config.seed),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),

@@ -189,7 +189,7 @@ def _run_length(
     if not branching:
         return spec, 0, durations.to_steps("duration", config.duration, **scale)
     source = config_file.read(config.branch.workdir)
-    for key in ("model", "optimizer", "data", "sequence_length", "seed"):
+    for key in ("model", "optimizer", "sequence_length", "seed"):
         if config_file.to_json(config)[key] != source[key]:
             raise ValueError(
                 f"{key} differs from that of branch.workdir={config.branch.workdir!r}: "
