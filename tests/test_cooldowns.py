@@ -167,7 +167,7 @@ def test_integer_counts_beyond_float32_are_exact():
 @pytest.mark.parametrize(
     "shape",
     [*TWINS, dict(name="power", exponent=0.5), lambda x: 1 - jnp.sqrt(x)],
-    ids=str,
+    ids=lambda shape: "callable" if callable(shape) else str(shape),
 )
 def test_derivatives_are_true_inside_and_zero_at_the_ends(shape):
     schedule = cooled(shape, trunk=lambda count: 1.0)

@@ -79,7 +79,10 @@ def test_help_tells_the_usage(capsys):
         ("--config.seed", "--config.seed has no value; write --config.seed=VALUE"),
         ("--config.seed=-1", "seed=-1 must not be negative"),
         ("--config.duration.chinchilla=inf", "duration.chinchilla=inf must be a fini"),
-        ("--config.model.vocab_size=8", "model.vocab_size=8 is less than the 16 of"),
+        (
+            "--config.model.vocab_size=8",
+            "model.vocab_size=8 must be at least the 16 of",
+        ),
         ("--config.evaluation.horizon_batches=64", "must be at most the 1023 sequenc"),
         ("--distributed=perhaps", "--distributed=perhaps: "),
         ("--wrokdir=x", "Unknown command line flag 'wrokdir'"),

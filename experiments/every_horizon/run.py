@@ -92,8 +92,9 @@ if __name__ == "__main__":
     parser.add_argument("--baselines", nargs="+", default=["cosine"])
     parser.add_argument("--tune", action="store_true", help="the grid, on seed 0")
     options = parser.parse_args()
-    # The runs have the same evaluation, which is compiled once.
+    # What the runs have in common, such as their evaluation, is compiled once.
     jax.config.update("jax_compilation_cache_dir", str(options.out / ".compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     folders = []
     for seed in options.seeds:
         folder = options.out / f"seed{seed}" if len(options.seeds) > 1 else options.out
