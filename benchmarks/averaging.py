@@ -20,13 +20,11 @@ step without averages, in copies of the parameters.
 
 import argparse
 import functools
-import os
-import pathlib
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import optax
 
@@ -147,21 +145,13 @@ def measure(number: int, rounds: int, timer: Timer) -> dict[str, float]:
     return accounts
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        cpu = next((x.split(": ")[1] for x in lines if x.startswith("model name")), cpu)
-    device = jax.devices()[0]
-    return f"{cpu}, {os.cpu_count()} cores, {device.device_kind}, jax {jax.__version__}"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    print(f"{machine()}; {PARAMETERS:,} parameters; fastest of {rounds} rounds")
+    print(
+        f"{machine.describe()}; {PARAMETERS:,} parameters; fastest of {rounds} rounds"
+    )
     timer, rows = Timer(), []
     for number in (1, 2, 4, 6):
         accounts = measure(number, rounds, timer)

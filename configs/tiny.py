@@ -31,7 +31,7 @@ _SCHEDULES = dict(
         name="inverse_sqrt",
         peak=_PEAK,
         warmup_steps=_WARMUP_STEPS,
-        offset=2000,  # steps; about four times 1x, as in the paper
+        offset=2000.0,  # steps; about four times 1x, as in the paper
     ),
     cosine=dict(name="cosine", peak=_PEAK, warmup_steps=_WARMUP_STEPS),
     linear=dict(name="linear", peak=_PEAK, warmup_steps=_WARMUP_STEPS),

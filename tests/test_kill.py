@@ -70,41 +70,49 @@ def assert_same_run(one, other):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    began = time.perf_counter()
     finish(workdir)
-    return workdir, time.perf_counter() - began
+    return workdir
 
 
-def kill_and_finish(uninterrupted, workdir, share):
-    reference, seconds = uninterrupted
+def wait_for_step(process, workdir, step):
+    """Waits until a record of this step or a later one is on disk."""
+    while process.poll() is None:
+        if any(record["step"] >= step for record in metrics.read(workdir)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended before step {step}: {process.stderr.read()}")
+
+
+def kill_and_finish(reference, workdir, step, delay):
     process = start(workdir)
-    time.sleep(share * seconds)
+    wait_for_step(process, workdir, step)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     finish(workdir)
     assert_same_run(workdir, reference)
 
 
-def test_killed_late(uninterrupted, tmp_path):
-    kill_and_finish(uninterrupted, tmp_path, share=0.8)
+def test_killed_halfway(uninterrupted, tmp_path):
+    kill_and_finish(uninterrupted, tmp_path, step=50, delay=0.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", range(10))
 def test_killed_anywhere(uninterrupted, tmp_path, point):
-    share = random.Random(point).uniform(0.3, 1.0)
-    kill_and_finish(uninterrupted, tmp_path, share)
+    generator = random.Random(point)
+    step, delay = generator.randrange(1, 90), generator.uniform(0.0, 0.2)
+    kill_and_finish(uninterrupted, tmp_path, step, delay)
 
 
 def test_sigterm_exits_with_143_and_one_line(uninterrupted, tmp_path):
-    reference, _ = uninterrupted
     process = start(tmp_path)
-    while not metrics.read(tmp_path):
-        time.sleep(0.05)
+    wait_for_step(process, tmp_path, 1)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 143
     last_line = stderr.replace("\r", "\n").strip().split("\n")[-1]
     assert last_line.startswith("anytime_jax: stopped by SIGTERM after step")
     finish(tmp_path)
-    assert_same_run(tmp_path, reference)
+    assert_same_run(tmp_path, uninterrupted)

@@ -199,6 +199,44 @@ def test_branch(finished, tmp_path):
     assert snapshots.stored_steps(tmp_path)[-1] == 12
 
 
+def test_what_was_kept_stays_when_the_trunk_grows(tmp_path):
+    def lengthen(steps):
+        config = small.config(
+            duration__steps=steps, horizons__steps=(3,), snapshots__every=1000
+        )
+        training.train(config, tmp_path)
+        return set(snapshots.stored_steps(tmp_path))
+
+    # Horizons 3 and 10, and 0.8 and 0.9 of each; then of 15 and 20 as well.
+    assert lengthen(10) == {2, 3, 8, 9, 10}
+    assert lengthen(15) == {2, 3, 8, 9, 10, 12, 13, 15}
+    assert lengthen(20) == {2, 3, 8, 9, 10, 12, 13, 15, 16, 18, 20}
+
+
+def test_a_trunk_cannot_be_made_shorter_than_it_is(finished):
+    with pytest.raises(ValueError, match=r"duration=8 steps is less than the 12"):
+        training.prepare(small.config(duration__steps=8), finished)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"workdir=.*file is no folder"):
+        training.prepare(small.config(), tmp_path / "file" / "run")
+
+
+def test_a_branch_goes_on_when_its_source_is_gone(finished, tmp_path):
+    source, branch = tmp_path / "source", tmp_path / "branch"
+    shutil.copytree(finished, source)
+    config = small.config(
+        "cooldown", branch__workdir=str(source), branch__step=9, schedule__steps=3
+    )
+    with pytest.raises(Killed):
+        training.train(config, branch, Interrupting(branch, 12, kill))
+    shutil.rmtree(source / "snapshots")
+    training.train(config, branch)
+    assert snapshots.stored_steps(branch)[-1] == 12
+
+
 def test_a_branch_needs_a_stored_step(finished):
     config = small.config(
         "cooldown", branch__workdir=str(finished), branch__step=7, schedule__steps=3
@@ -217,7 +255,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path):
     written["schedule"]["peak"] = 1e38
     config_file.write_text(json.dumps(written))
     with pytest.raises(
-        FloatingPointError, match=r"step 8 has loss nan .* snapshot is step 6 of"
+        FloatingPointError,
+        match=r"step 7 has .* weight_norm inf; the last good .* is step 6",
     ):
         training.train(poisoned, tmp_path)
 

@@ -181,10 +181,6 @@ def test_every_bad_value_gets_one_line(overrides, message):
     ("overrides", "message"),
     [
         (
-            dict(branch__step=8),
-            r"branch.step=8 has no snapshot .*; stored are 9, 10, 12",
-        ),
-        (
             dict(branch__workdir="nowhere"),
             r"nowhere holds no run: there is no .*config",
         ),

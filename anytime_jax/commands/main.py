@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: those after `python -m anytime_jax`; `sys.argv` by default.
 
     Returns:
-      The exit code: 0; 2 for bad input; whatever else the verb returns.
+      The exit code: 0; 2 for bad input; 130 after Ctrl-C; what else the verb returns.
 
     Example:
       >>> main(["tarin"])
@@ -40,3 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"anytime_jax: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nanytime_jax: interrupted", file=sys.stderr)
+        return 130

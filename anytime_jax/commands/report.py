@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
       BadInput: an argument is not allowed, a folder holds no run that has reached a
         horizon, or two runs cannot be compared.
     """
-    if "--help" in arguments:
+    if {"-h", "--help"} & set(arguments):
         print(f"usage: python -m anytime_jax {__doc__}", end="")
         return 0
     folders, out = parse(arguments)

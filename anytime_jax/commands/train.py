@@ -34,12 +34,12 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
       BadInput: the arguments or the config are not allowed.
     """
-    if "--help" in arguments:
+    if {"-h", "--help"} & set(arguments):
         print(f"usage: python -m anytime_jax {__doc__}", end="")
         return 0
     config, workdir, distributed = parse(arguments)
     if distributed:
-        jax.distributed.initialize()
+        _join_hosts()
     try:
         prepared = training.prepare(config, workdir)
     except ValueError as error:
@@ -53,6 +53,13 @@ def run(arguments: Sequence[str]) -> int:
         print(f"anytime_jax: {error}", file=sys.stderr)
         return _STOPPED_BY_SIGTERM
     return 0
+
+
+def _join_hosts() -> None:
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(f"--distributed: JAX finds no other hosts: {error}") from error
 
 
 def parse(arguments: Sequence[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
@@ -70,7 +77,10 @@ def parse(arguments: Sequence[str]) -> tuple[ml_collections.ConfigDict, str, boo
     """
     files = [one for one in arguments if one.startswith("--config=")]
     if len(files) != 1:
-        raise BadInput(f"--config=FILE[:VARIANT] is given {len(files)} times, not once")
+        raise BadInput(
+            f"--config=FILE[:VARIANT] is given {len(files)} times, not once (its = is "
+            "needed)"
+        )
     config = load_config(files[0].removeprefix("--config="))
     line = ["train", *(one for one in arguments if one not in files)]
     for argument in line:
@@ -112,14 +122,19 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     # So that a config can import the ones beside it, as `configs.NAME`.
     root = str(pathlib.Path(file).resolve().parents[1])
-    with mock.patch.object(sys, "path", [root, *sys.path]):
-        spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise BadInput(f"--config={name}: {file} has no function get_config")
     try:
+        with mock.patch.object(sys, "path", [root, *sys.path]):
+            spec.loader.exec_module(module)
         config = module.get_config(variant) if variant else module.get_config()
     except ValueError as error:
         raise BadInput(f"--config={name}: {error}") from error
+    except Exception as error:
+        raise BadInput(f"--config={name}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise BadInput(
+            f"--config={name}: get_config returned a {type(config).__name__}, and has "
+            "to return a ConfigDict"
+        )
     return config.lock()
 
 

@@ -108,11 +108,14 @@ def load(
     )
 
 
-def check(**arguments: Any):
+def check(**arguments: Any) -> int:
     """Checks the arguments of `load` in well under a second, and writes nothing.
 
     Args:
       **arguments: as for `load`, with the same defaults.
+
+    Returns:
+      The size of the vocabulary that the data will have.
 
     Raises:
       ValueError: an argument is unknown, a number is out of range, a name is unknown, a
@@ -136,7 +139,8 @@ def check(**arguments: Any):
             )
     bound = signature.bind(**arguments)
     bound.apply_defaults()
-    _resolve(**bound.arguments)
+    _, text_tokenizer, _ = _resolve(**bound.arguments)
+    return (text_tokenizer or synthetic.random_chain()).vocab_size
 
 
 def _resolve(

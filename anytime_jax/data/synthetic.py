@@ -122,7 +122,7 @@ def random_chain(
 
 @functools.cache
 def streams(
-    train_tokens: int = 2**20, validation_tokens: int = 2**16
+    train_tokens: int = 2**20, validation_tokens: int = 2**17
 ) -> tuple[MarkovChain, dict[str, np.ndarray]]:
     """Returns the default chain and two independent, read-only streams of it.
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,12 +15,13 @@ from anytime_jax.training import snapshots
 
 CONFIG_FILE = "config.json"
 
-# What may be different when a run is continued: it does not change the weights.
+# What may be different when a run is continued: it changes neither the weights nor
+# what a recorded loss means.
 _MAY_CHANGE = (
     "data",  # Its tokens may not: see check_same_data.
     "duration",
     "horizons",
-    "evaluation",
+    "evaluation.points",
     "snapshots",
     "logging",
     "mesh",
@@ -77,12 +78,13 @@ def check_same_run(
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
     before = read(workdir)
-    for key in now:
-        if key not in _MAY_CHANGE and before.get(key) != now[key]:
-            raise ValueError(
-                f"{key}={now[key]!r} differs from the run in {workdir!s}, which has "
-                f"{before.get(key)!r}: use its value or another workdir"
-            )
+    difference = first_difference(now, before, may_change=_MAY_CHANGE)
+    if difference:
+        key, new, old = difference
+        raise ValueError(
+            f"{key}={new!r} differs from the run in {workdir!s}, which has {old!r}: "
+            "use its value or another workdir"
+        )
     stored = snapshots.stored_steps(workdir)
     if stored and total_steps < stored[-1]:
         raise ValueError(
@@ -96,6 +98,43 @@ def check_same_run(
             f"{workdir!s}, and its schedule {name!r} depends on it: use its "
             "duration or another workdir"
         )
+
+
+def first_difference(
+    now: Mapping[str, Any], before: Mapping[str, Any], may_change: Iterable[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """Returns the first value in which two configs differ.
+
+    Args:
+      now: a config as JSON holds it.
+      before: another one; of keys that only it has, those in sections of `now` count.
+      may_change: keys and sections, such as `evaluation.points`, that do not count.
+
+    Returns:
+      The key, with dots, and its value in each of the two; None if there is none.
+    """
+    flat, flat_before = _flat(now), _flat({key: before.get(key) for key in now})
+    for key in sorted(flat.keys() | flat_before.keys()):
+        sections = [key.rsplit(".", n)[0] for n in range(key.count(".") + 1)]
+        if set(sections).isdisjoint(may_change):
+            values = flat.get(key), flat_before.get(key)
+            if values[0] != values[1]:
+                return key, *values
+    return None
+
+
+def kept_steps(workdir: str | os.PathLike) -> set[int]:
+    """Returns the steps whose snapshots the run so far has promised to keep for good.
+
+    Args:
+      workdir: the run's folder, which may be empty.
+    """
+    if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
+        return set()
+    resolved = read(workdir)["resolved"]
+    every = resolved["snapshot_every"]
+    stored = snapshots.stored_steps(workdir)
+    return {*resolved["kept"], *(step for step in stored if step % every == 0)}
 
 
 def check_same_data(description: Mapping[str, Any], workdir: str | os.PathLike) -> None:
@@ -144,3 +183,10 @@ def write(
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    dot = f"{prefix}." if prefix else ""
+    return {k: v for key in tree for k, v in _flat(tree[key], f"{dot}{key}").items()}

@@ -63,10 +63,10 @@ def to_steps(
         wanted = "a tuple of finite numbers" if several else "a finite number"
         raise ValueError(f"{key}.{unit}={value!r} must be {wanted}")
     steps = [round(amount * tokens_per_unit / tokens_per_step) for amount in amounts]
-    if min(steps) < 1:
+    if min(steps) < 1 or max(steps) >= 2**31:
         raise ValueError(
             f"{key}.{unit}={value!r} must be at least one step of {tokens_per_step} "
-            "tokens"
+            "tokens, and less than 2^31 steps"
         )
     return tuple(steps) if several else steps[0]
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -81,7 +82,10 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
       ValueError: one line that names the key, its value and what is allowed.
     """
     recipe = recipe_lib.build(config)
+    _check_folder(workdir)
     config_file.check_same_run(config, recipe.total_steps, workdir)
+    if not snapshots.stored_steps(workdir):
+        _check_branch(config)
     dataset = _load_data(config)
     for run_before in filter(None, (workdir, config.branch.workdir)):
         config_file.check_same_data(dataset.description, run_before)
@@ -89,48 +93,35 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
 
 
 def run(prepared: Prepared, writer: Any = None) -> None:
-    """Runs what was prepared; see `train`."""
+    """Runs what was prepared, and nothing if it is complete.
+
+    Args:
+      prepared: from `prepare`.
+      writer: as for `train`.
+
+    Raises:
+      FloatingPointError: as for `train`.
+      Preempted: as for `train`.
+    """
     config, workdir = prepared.config, prepared.workdir
     recipe, dataset = prepared.recipe, prepared.dataset
     if recipe.total_steps in snapshots.stored_steps(workdir):
         print(f"{workdir} is complete at step {recipe.total_steps}", file=sys.stderr)
         return
+    # What was kept for good stays, also when a longer run would keep other steps.
+    kept = config_file.kept_steps(workdir)
     resolved = recipe.resolved() | {"data": dataset.description}
+    resolved["kept"] = sorted(kept.union(resolved["kept"]))
     config_file.write(config, resolved, workdir)
 
     train_step, evaluate, like = compile_steps(config, recipe)
     current, start, consumed = _start(config, recipe, workdir, like)
-    validation_NxBxL1 = _validation(config, recipe, dataset)
-    evaluations = {
-        "eval": (recipe.evaluations, validation_NxBxL1[: config.evaluation.batches]),
-        "horizon": (recipe.horizons, validation_NxBxL1),
-    }
     batches = _batches(config, recipe, dataset, start, consumed)
-    store = snapshots.Store(workdir, keeps=recipe.keeps)
-    writer = writer or _writer(workdir, start)
-    bar = _Bar(recipe, start)
-
-    def log(done, outputs):
-        """Fetches the metrics of a step; that waits until the step has run."""
-        values = {f"train/{k}": float(v) for k, v in jax.device_get(outputs).items()}
-        if not all(map(math.isfinite, values.values())):
-            store.wait()
-            raise FloatingPointError(_not_finite(done, values, workdir))
-        bar.update(done, values["train/loss"])
-        if done % config.logging.every == 0 or done == recipe.total_steps:
-            values["train/tokens"] = done * recipe.tokens_per_step
-            values["time/tokens_per_second"] = bar.tokens_per_second()
-            writer.write_scalars(done, values)
-
-    def evaluate_all(done):
-        for key, (steps, tokens_NxBxL1) in evaluations.items():
-            if done in steps:
-                losses = evaluation.losses(evaluate, current.weights(), tokens_NxBxL1)
-                scalars = {f"{key}/loss/{name}": v for name, v in losses.items()}
-                writer.write_scalars(done, scalars)
+    store = snapshots.Store(workdir, lambda step: step in kept or recipe.keeps(step))
+    recorder = _Recorder(prepared, writer or _writer(workdir, start), evaluate, start)
 
     with contextlib.ExitStack() as stack:
-        for opened in (store, writer, batches, bar):
+        for opened in (store, recorder, batches):
             stack.callback(opened.close)
         sigterm = stack.enter_context(_sigterm())
         pending = None
@@ -139,19 +130,19 @@ def run(prepared: Prepared, writer: Any = None) -> None:
             # The metrics of the step before this one are fetched only now, so that the
             # devices always have a step to work on.
             if pending:
-                log(*pending)
+                recorder.train(*pending)
             pending = done, outputs
 
             stops = _told_to_stop(sigterm, done) and done < recipe.total_steps
             saves = recipe.saves(done) or stops
             if saves or done in recipe.evaluations:
-                log(*pending)
+                recorder.train(*pending)
                 pending = None
-                evaluate_all(done)
+                recorder.evaluate(done, current.weights())
             if saves:
                 # Records first: a restart forgets those later than its snapshot, and
                 # cannot bring back those that are missing from before it.
-                writer.flush()
+                recorder.flush()
                 store.save(current, done, consumed + (done - start) * config.batch_size)
             if stops:
                 store.wait()
@@ -189,35 +180,77 @@ def compile_steps(
     return train_step, evaluate, like
 
 
-class _Bar:
-    """The progress bar: step, loss, tokens per second, time left."""
+class _Recorder:
+    """Metrics to the writer, progress to the screen, and a stop when they fail."""
 
-    def __init__(self, recipe: recipe_lib.Recipe, start: int):
-        self._tokens_per_step = recipe.tokens_per_step
+    def __init__(self, prepared: Prepared, writer: Any, evaluate: Callable, start: int):
+        self._config, self._recipe = prepared.config, prepared.recipe
+        self._workdir, self._writer, self._evaluate = prepared.workdir, writer, evaluate
+        self._validation_NxBxL1 = _validation(prepared)
         self._bar = tqdm.tqdm(
             initial=start,
-            total=recipe.total_steps,
+            total=self._recipe.total_steps,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
             disable=jax.process_index() != 0,
         )
-        self._done, self._start, self._time = start, start, time.perf_counter()
-        self.close = self._bar.close
+        self._done = self._recorded = start
+        self._time = time.perf_counter()
 
-    def update(self, done: int, loss: float) -> None:
-        rate = self._bar.format_dict["rate"] or 0.0
-        speed = f"{rate * self._tokens_per_step:,.0f} tokens/s"
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed}", refresh=False)
+    def train(self, done: int, outputs: dict[str, jax.Array]) -> None:
+        """Records a train step; fetching its metrics waits until it has run."""
+        values = {f"train/{k}": float(v) for k, v in jax.device_get(outputs).items()}
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(self._not_finite(done, values))
+        self._advance(done, values["train/loss"])
+        if done % self._config.logging.every == 0 or done == self._recipe.total_steps:
+            values["train/tokens"] = done * self._recipe.tokens_per_step
+            values["time/tokens_per_second"] = self._tokens_per_second()
+            self._writer.write_scalars(done, values)
+
+    def evaluate(self, done: int, weights: dict[str, Any]) -> None:
+        """Records the losses that are due at a step, the larger set's at horizons."""
+        small_NxBxL1 = self._validation_NxBxL1[: self._config.evaluation.batches]
+        for key, due, tokens_NxBxL1 in (
+            ("eval", self._recipe.evaluations, small_NxBxL1),
+            ("horizon", self._recipe.horizons, self._validation_NxBxL1),
+        ):
+            if done in due:
+                losses = evaluation.losses(self._evaluate, weights, tokens_NxBxL1)
+                scalars = {f"{key}/loss/{name}": v for name, v in losses.items()}
+                self._writer.write_scalars(done, scalars)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+        self._bar.close()
+
+    def _advance(self, done: int, loss: float) -> None:
+        rate = (self._bar.format_dict["rate"] or 0.0) * self._recipe.tokens_per_step
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", False)
         self._bar.update(done - self._done)
         self._done = done
 
-    def tokens_per_second(self) -> float:
-        """Tokens per second since it was last asked."""
+    def _tokens_per_second(self) -> float:
+        """Since it was last asked."""
         now = time.perf_counter()
-        tokens = (self._done - self._start) * self._tokens_per_step
-        speed = tokens / (now - self._time)
-        self._start, self._time = self._done, now
-        return speed
+        steps, seconds = self._done - self._recorded, now - self._time
+        self._recorded, self._time = self._done, now
+        return steps * self._recipe.tokens_per_step / seconds
+
+    def _not_finite(self, done: int, values: dict[str, float]) -> str:
+        shown = ", ".join(
+            f"{name} {values[f'train/{name}']}"
+            for name in ("loss", "grad_norm", "weight_norm")
+        )
+        stored = snapshots.stored_steps(self._workdir)
+        last = f"step {stored[-1]}" if stored else "not there: none was stored"
+        return (
+            f"step {done} has {shown}; the last good snapshot of {self._workdir!s} is "
+            f"{last}"
+        )
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:
@@ -226,16 +259,28 @@ def _writer(workdir: str | os.PathLike, start: int) -> Any:
     return metrics.Silent()
 
 
+def _check_folder(workdir: str | os.PathLike) -> None:
+    """Refuses a folder that cannot be written, without making it."""
+    path = pathlib.Path(workdir).absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"workdir={workdir!s}: {there} is no folder one may write to")
+
+
+def _check_branch(config: ml_collections.ConfigDict) -> None:
+    source, step = config.branch.workdir, config.branch.step
+    stored = snapshots.stored_steps(source) if source else []
+    if source and step not in stored:
+        raise ValueError(
+            f"branch.step={step!r} has no snapshot in branch.workdir={source!r}; "
+            f"stored are {', '.join(map(str, stored)) or 'none'}"
+        )
+
+
 def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
     dataset = data.load(
         **config.data, sequence_length=config.sequence_length, seed=config.seed
     )
-    if dataset.vocab_size > config.model.vocab_size:
-        raise ValueError(
-            f"model.vocab_size={config.model.vocab_size} must be at least the "
-            f"{dataset.vocab_size} of the data, of data.source={config.data.source!r} "
-            f"and data.tokenizer={config.data.tokenizer!r}"
-        )
     needed = config.evaluation.horizon_batches * config.evaluation.batch_size
     if needed > len(dataset.validation):
         raise ValueError(
@@ -246,12 +291,13 @@ def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
     return dataset
 
 
-def _validation(config, recipe: recipe_lib.Recipe, dataset: data.Dataset) -> jax.Array:
+def _validation(prepared: Prepared) -> jax.Array:
     """The fixed validation batches; the smaller set is the first of the larger."""
+    config = prepared.config
     batches, rows = config.evaluation.horizon_batches, config.evaluation.batch_size
-    tokens = dataset.validation.batch(0, batches * rows)
+    tokens = prepared.dataset.validation.batch(0, batches * rows)
     shape = (batches, rows, config.sequence_length + 1)
-    return sharding.place_batches(tokens.reshape(shape), recipe.mesh)
+    return sharding.place_batches(tokens.reshape(shape), prepared.recipe.mesh)
 
 
 def _batches(
@@ -307,17 +353,6 @@ def _start(
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
     )
     return fresh(), 0, 0
-
-
-def _not_finite(done: int, values: dict[str, float], workdir) -> str:
-    stored = snapshots.stored_steps(workdir)
-    last = (
-        f"the last good snapshot is step {stored[-1]}" if stored else "none is stored"
-    )
-    return (
-        f"step {done} has loss {values['train/loss']} and gradient norm "
-        f"{values['train/grad_norm']}; {last} of {workdir!s}"
-    )
 
 
 def _told_to_stop(sigterm: threading.Event, done: int) -> bool:

@@ -5,6 +5,7 @@ All of it is checked here, before anything is compiled or written.
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,11 @@ import numpy as np
 import optax
 
 from anytime_jax import averaging, data, models, schedules
-from anytime_jax.training import config_file, durations, sharding, snapshots, state
+from anytime_jax.training import config_file, durations, sharding, state
+
+# Weights on an old value, which must fade.
+_DECAYS = ("b1", "b2", "b3", "decay", "momentum")
+_MOST_POINTS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Recipe:
             start_step=self.start_step,
             total_steps=self.total_steps,
             horizons=list(self.horizons),
+            kept=sorted({*self.horizons, *self.branch_starts}),
+            snapshot_every=self.snapshot_every,
         )
 
 
@@ -92,7 +99,13 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
     part = config.batch_size // config.accumulation
     sharding.check_batch("batch_size / accumulation", part, mesh)
     sharding.check_batch("evaluation.batch_size", config.evaluation.batch_size, mesh)
-    data.check(**config.data, sequence_length=config.sequence_length)
+    vocab_size = data.check(**config.data, sequence_length=config.sequence_length)
+    if vocab_size > model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={model.vocab_size} must be at least the {vocab_size} of "
+            f"the data, of data.source={config.data.source!r} and data.tokenizer="
+            f"{config.data.tokenizer!r}"
+        )
 
     parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
     tokens_per_step = config.batch_size * config.sequence_length
@@ -112,7 +125,6 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
         branch_starts = {h * tenths // 10 for h in horizons for tenths in (8, 9)}
     quarter = durations.TOKENS_PER_PARAMETER * scale["non_embedding"] / 4
     every = config.snapshots.every or max(1, round(quarter / tokens_per_step))
-    points = np.geomspace(start_step + 1, total_steps, config.evaluation.points)
     return Recipe(
         model=model,
         optimizer=optimizer,
@@ -122,7 +134,7 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
         start_step=start_step,
         total_steps=total_steps,
         horizons=tuple(sorted(horizons)),
-        evaluations=tuple(sorted({round(point) for point in points})),
+        evaluations=_log_spaced(start_step + 1, total_steps, config.evaluation.points),
         branch_starts=tuple(sorted(branch_starts)),
         snapshot_every=every,
         latest_every=config.snapshots.latest_every,
@@ -156,6 +168,11 @@ def make_optimizer(
             f"optimizer.name={name!r} is not an optax optimizer with a learning rate, "
             "such as adam, adamw, lion, sgd"
         )
+    for key, value in options.items():
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        if number and not (value < 1 if key in _DECAYS else math.isfinite(value)):
+            allowed = "below 1" if key in _DECAYS else "finite"
+            raise ValueError(f"optimizer.{key}={value!r} must be {allowed}")
     unknown = sorted(set(options) - set(arguments))
     if unknown:
         raise ValueError(
@@ -174,6 +191,15 @@ def make_optimizer(
         raise ValueError(f"tracking.{error}") from error
 
 
+def _log_spaced(first: int, last: int, points: int) -> tuple[int, ...]:
+    """Different steps from first to last, log-spaced as far as whole numbers allow."""
+    points = min(points, last - first + 1)
+    steps, ideal = [first - 1], np.geomspace(first, last, points).tolist()
+    for index, step in enumerate(ideal, 1):
+        steps.append(min(max(steps[-1] + 1, round(step)), last - (points - index)))
+    return tuple(steps[1:])
+
+
 def _run_length(
     config: ml_collections.ConfigDict, scale: Mapping[str, int]
 ) -> tuple[dict[str, Any], int, int]:
@@ -189,25 +215,21 @@ def _run_length(
     if not branching:
         return spec, 0, durations.to_steps("duration", config.duration, **scale)
     source = config_file.read(config.branch.workdir)
-    for key in ("model", "optimizer", "sequence_length", "seed"):
-        if config_file.to_json(config)[key] != source[key]:
-            raise ValueError(
-                f"{key} differs from that of branch.workdir={config.branch.workdir!r}: "
-                f"{config_file.to_json(config)[key]!r} here, {source[key]!r} there"
-            )
+    same = ("model", "optimizer", "sequence_length", "seed")
+    now = {key: config_file.to_json(config)[key] for key in same}
+    difference = config_file.first_difference(now, source)
+    if difference:
+        key, here, there = difference
+        raise ValueError(
+            f"{key}={here!r} differs from that of branch.workdir="
+            f"{config.branch.workdir!r}, which is {there!r}"
+        )
     if source["branch"]["workdir"]:
         raise ValueError(
             f"branch.workdir={config.branch.workdir!r} is a branch itself; give its "
             f"trunk, {source['branch']['workdir']!r}"
         )
-    stored = snapshots.stored_steps(config.branch.workdir)
     start, steps = config.branch.step, spec.get("steps")
-    if start not in stored:
-        raise ValueError(
-            f"branch.step={start!r} has no snapshot in branch.workdir="
-            f"{config.branch.workdir!r}; stored are "
-            f"{', '.join(map(str, stored)) or 'none'}"
-        )
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"schedule.steps={steps!r} must be a whole number, at least 1")
     if any(config.duration.values()):
@@ -255,6 +277,11 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
     ):
         if value < 0:
             raise ValueError(f"{key}={value!r} must not be negative")
+    if config.evaluation.points > _MOST_POINTS:
+        raise ValueError(
+            f"evaluation.points={config.evaluation.points} must be at most "
+            f"{_MOST_POINTS}"
+        )
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed!r} must be less than 2**32")
 
@@ -264,6 +291,8 @@ def _check_state(config, model, optimizer, mesh) -> None:
     try:
         shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
         jax.eval_shape(optimizer.update, shapes.params, shapes.optimizer, shapes.params)
+    except ValueError as error:
+        raise ValueError(f"tracking.{error}") from error
     except TypeError as error:
         options = config.optimizer.to_dict()
         raise ValueError(f"optimizer={options!r} cannot be used: {error}") from error

@@ -44,7 +44,8 @@ def make_step(
 
     Returns:
       A function (state, tokens_BxL1) -> (state, metrics), with float32 metrics `loss`,
-      `grad_norm` (before clipping) and `learning_rate` (as applied).
+      `grad_norm` (before clipping), `weight_norm` (after the update) and
+      `learning_rate` (as applied).
     """
 
     def train_step(state, tokens_BxL1):
@@ -56,6 +57,7 @@ def make_step(
         metrics = dict(
             loss=value,
             grad_norm=optax.tree.norm(grads),
+            weight_norm=optax.tree.norm(params),
             learning_rate=optax.tree.get(optimizer_state, "hyperparams")[
                 "learning_rate"
             ],
