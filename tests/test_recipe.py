@@ -187,10 +187,13 @@ def test_every_bad_value_gets_one_line(overrides, message):
         (dict(schedule__steps=0), r"schedule.steps=0 must be a whole number, at least"),
         (dict(schedule__shape="round"), r"schedule 'cooldown': shape='round'"),
         (dict(duration__steps=3), r"duration={.*'steps': 3.*} must be left at 0 in a"),
-        (dict(model__layers=3), r"model.layers=3 differs from that of branch.workdir=.* 2"),
+        (
+            dict(model__layers=3),
+            r"model.layers=3 differs from that of branch.workdir=.* 2",
+        ),
         (
             dict(seed=1),
-            r"seed differs from that of branch.workdir='.*': 1 here, 0 ther",
+            r"seed=1 differs from that of branch.workdir='.*', which is 0",
         ),
     ],
     ids=str,
