@@ -125,6 +125,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
     try:
         with mock.patch.object(sys, "path", [root, *sys.path]):
             spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"{file} has no function get_config")
         config = module.get_config(variant) if variant else module.get_config()
     except ValueError as error:
         raise BadInput(f"--config={name}: {error}") from error
