@@ -29,7 +29,7 @@ PAPER = {
 @pytest.fixture
 def build(monkeypatch, tmp_path):
     """Builds a config; its data need not be there, and a branch gets a trunk."""
-    monkeypatch.setattr(data, "check", lambda **_: None)
+    monkeypatch.setattr(data, "check", lambda **_: 256)
 
     def run(name, variant):
         get_config = MODULES[name].get_config
@@ -61,7 +61,7 @@ def test_every_variant_can_be_traced(build, name, variant):
     # What goes in comes out, so the next step needs no second compilation.
     assert after == shapes
     assert {name: value.shape for name, value in metrics.items()} == dict(
-        loss=(), grad_norm=(), learning_rate=()
+        loss=(), grad_norm=(), weight_norm=(), learning_rate=()
     )
     assert list(shapes.weights()) == ["raw", *config.averages]
     assert schedules.horizon_free(config.schedule.name) == bool(config.averages)
