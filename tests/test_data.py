@@ -160,7 +160,8 @@ def test_unknown_arguments():
 def test_check_writes_nothing(source, texts, tmp_path):
     source = texts if source == "texts" else source
     before = sorted(tmp_path.rglob("*"))
-    assert data.check(source=source, sequence_length=8, cache=tmp_path / "c") is None
+    vocab_size = data.check(source=source, sequence_length=8, cache=tmp_path / "c")
+    assert vocab_size == (16 if source == "synthetic" else 256)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -105,9 +105,9 @@ def test_default_streams(streams):
     assert chain.vocab_size == 16
     assert {split: array.size for split, array in tokens.items()} == {
         "train": 2**20,
-        "validation": 2**16,
+        "validation": 2**17,
     }
-    assert (tokens["train"][: 2**16] != tokens["validation"]).any()
+    assert (tokens["train"][: 2**17] != tokens["validation"]).any()
     with pytest.raises(ValueError, match="read-only"):
         tokens["train"][0] = 1
 
