@@ -56,7 +56,7 @@ def step_decay(
 
     def schedule(count: ArrayLike) -> jax.Array:
         drops = _pieces.elapsed(count, warmup_steps) // every
-        return trunk(count) * factor ** _held(drops)
+        return trunk(count) * _power(factor, drops)
 
     return schedule
 
@@ -103,7 +103,7 @@ def multi_step(
     boundaries = np.array(boundaries)
 
     def schedule(count: ArrayLike) -> jax.Array:
-        return trunk(count) * factor ** _held(_pieces.passed(count, boundaries))
+        return trunk(count) * _power(factor, _pieces.passed(count, boundaries))
 
     return schedule
 
@@ -202,6 +202,8 @@ def cyclic(
     return schedule
 
 
-def _held(number: ArrayLike) -> jax.Array:
-    """Returns the number as a float that is not differentiated."""
-    return jax.lax.stop_gradient(_pieces.as_float(number))
+def _power(factor: float, drops: ArrayLike) -> jax.Array:
+    """Returns factor^drops, with a derivative by the factor only."""
+    # An integer power has no NaN in its derivative where the factor is 0.
+    number = jax.lax.stop_gradient(drops).clip(None, 2**30).astype(int)
+    return _pieces.as_float(factor) ** number
