@@ -12,7 +12,7 @@ from typing import Any
 import optax
 
 from anytime_jax import specs
-from anytime_jax.schedules import classic, fixed_horizon, refined, tables, trunks
+from anytime_jax.schedules import classic, fixed_horizon, refined, trunks, values
 from anytime_jax.schedules.classic import cyclic, exponential, multi_step, step_decay
 from anytime_jax.schedules.cooldowns import SHAPES, Shape, cooldown
 from anytime_jax.schedules.fixed_horizon import (
@@ -23,7 +23,6 @@ from anytime_jax.schedules.fixed_horizon import (
     wsqd,
 )
 from anytime_jax.schedules.refined import refined_from_gradient_norms
-from anytime_jax.schedules.tables import from_values
 from anytime_jax.schedules.transform import ScaleByState, scale_by
 from anytime_jax.schedules.trunks import (
     constant,
@@ -32,6 +31,7 @@ from anytime_jax.schedules.trunks import (
     power_decay,
     power_scheduler,
 )
+from anytime_jax.schedules.values import from_values
 
 __all__ = [
     "SHAPES",
@@ -59,7 +59,7 @@ __all__ = [
     "wsqd",
 ]
 
-_MODULES = (trunks, fixed_horizon, classic, tables, refined)
+_MODULES = (trunks, fixed_horizon, classic, values, refined)
 _FACTORIES = (
     *(getattr(module, name) for module in _MODULES for name in module.__all__),
     cooldown,

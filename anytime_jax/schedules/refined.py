@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from anytime_jax.schedules import _pieces
-from anytime_jax.schedules.tables import from_values
+from anytime_jax.schedules.values import from_values
 
 __all__ = ["refined_from_gradient_norms"]
 
