@@ -245,8 +245,8 @@ def wsd_simplified(
     It is `constant`, except over the `round(cooldown_fraction * end)` steps before
     each end, where it cools down as `wsd(total_steps=end)` does. At an end it is back
     at the peak without another warmup, and after the last end it stays there: the run
-    goes on from the cooled model, and a later end can be added at any time before its
-    cooldown starts.
+    goes on from the cooled model. An end that is added later changes no rate before its
+    own cooldown.
 
     Args:
       peak: the rate from count `warmup_steps` on, outside the cooldowns.
@@ -273,8 +273,8 @@ def wsd_simplified(
       [1.0, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0]
 
     Source: Wen et al., "Understanding Warmup-Stable-Decay Learning Rates", 2024, arXiv
-    2410.05192. The shape and the share of the cooldowns are arguments, because we know
-    them from secondary sources only.
+    2410.05192. The paper's shape and share of the cooldowns are not known to us: the
+    defaults are those of `wsd`.
     """
     trunk = constant(peak=peak, warmup_steps=warmup_steps, warmup_start=warmup_start)
     _pieces.require_ascending(ends=ends)

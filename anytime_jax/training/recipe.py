@@ -155,9 +155,9 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
     vocab_size = data.check(**config.data, sequence_length=config.sequence_length)
     if vocab_size > made.model.vocab_size:
         raise ValueError(
-            f"model.vocab_size={made.model.vocab_size} must be at least the {vocab_size} of "
-            f"the data, of data.source={config.data.source!r} and data.tokenizer="
-            f"{config.data.tokenizer!r}"
+            f"model.vocab_size={made.model.vocab_size} must be at least the "
+            f"{vocab_size} of the data, of data.source={config.data.source!r} and "
+            f"data.tokenizer={config.data.tokenizer!r}"
         )
 
     averages = averaging.build(config.averages.to_dict())
