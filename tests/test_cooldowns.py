@@ -28,7 +28,12 @@ TWINS = {  # slow twins in float64: (x, f) -> multiplier
     "exponential": lambda x, f: math.exp(x * math.log(f)),
     "lowered_linear": lambda x, f: f + (1 - f) * 0.7 * (1 - x),
     "power": lambda x, f: f + (1 - f) * math.exp(1.5 * math.log(1 - x)) if x < 1 else f,
+    "inverse_sqrt": lambda x, f: 1 + (f - 1) * _h(x, 10) / _h(1, 10),
 }
+
+
+def _h(x, scale):
+    return 1 / math.sqrt(1 + scale * x) - 1
 
 
 def trunk(count):
@@ -104,6 +109,10 @@ def test_shape_given_as_a_dict_or_a_callable():
     lowered = cooled(dict(name="lowered_linear", kappa=0.4))(counts_C)
     assert_allclose(cooled(lambda x: 0.4 * (1 - x))(counts_C), lowered, rtol=1e-6)
     assert not np.allclose(lowered, cooled("lowered_linear")(counts_C))
+    steep = cooled(dict(name="inverse_sqrt", scale=99.0))(counts_C)
+    published = [1 - _h(x, 99) / _h(1, 99) for x in (0, 0.25, 0.5, 0.75, 1)]
+    expected = trunk(40) * (0.1 + 0.9 * np.array(published))
+    assert_allclose(steep[40:61:5], expected, rtol=1e-5)
     default = cooled(dict(name="lowered_linear", kappa=None))(counts_C)
     assert_allclose(default, cooled("lowered_linear")(counts_C))
     assert_allclose(
@@ -220,7 +229,10 @@ def test_derivative_of_a_traced_exponent_has_no_nan():
             dict(shape="exponential", final_fraction=0.0),
             "final_fraction=0.0 must be above 0 for shape 'exponential'",
         ),
-        (dict(shape="sqrt"), "shape='sqrt' must be one of linear, .* power, or a call"),
+        (
+            dict(shape="sqrt"),
+            "shape='sqrt' must be one of linear, .* power, or a call",
+        ),
         (dict(shape=3), "shape=3 must be one of linear"),
         (dict(shape=None), "shape=None must be one of linear"),
         (dict(shape={}), "shape=None must be one of linear"),
@@ -237,6 +249,10 @@ def test_derivative_of_a_traced_exponent_has_no_nan():
         (
             dict(shape=dict(name="power", exponent=0)),
             "shape.exponent=0 must be a finite number above 0",
+        ),
+        (
+            dict(shape=dict(name="inverse_sqrt", scale=0)),
+            "shape.scale=0 must be a finite number above 0",
         ),
         (
             dict(shape=dict(name="lowered_linear", kappa=1.2)),

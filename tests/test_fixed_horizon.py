@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from anytime_jax import schedules
 
@@ -118,45 +118,50 @@ def test_wsd_rounds_its_cooldown_to_the_nearest_step():
     assert schedule(72) < 1.0
 
 
+def test_wsqd_is_inverse_sqrt_and_then_a_straight_line_from_there():
+    schedule = schedules.wsqd(
+        peak=1.0, offset=9, total_steps=50, cooldown_fraction=0.3, warmup_steps=8
+    )
+    counts = np.arange(8, 53)
+    # Of update t = 1, 2, ... after the warmup, with pilots of T0 = 8 steps.
+    root = [math.sqrt((8 + 1) / (8 + t)) for t in range(1, 29)]
+    line = [max(root[-1] * (1 - n / 15), 0) for n in range(1, 18)]
+    assert_allclose(schedule(counts), root + line, rtol=1e-6, atol=1e-7)
+
+
+ENDS = [40, 60, 200]
+
+
+def test_wsd_simplified_cools_down_before_every_end_as_wsd_does():
+    schedule = schedules.wsd_simplified(
+        peak=PEAK, ends=ENDS, cooldown_fraction=0.1, warmup_steps=WARMUP
+    )
+    counts = np.array([*range(205), 10**9])
+    for read in (schedule, jax.jit(schedule)):
+        rates = np.asarray(read(counts))
+        for before, end in zip([0, *ENDS], ENDS, strict=False):
+            single = schedules.wsd(
+                peak=PEAK, total_steps=end, cooldown_fraction=0.1, warmup_steps=WARMUP
+            )
+            here = counts[before:end]
+            assert_allclose(rates[before:end], single(here), rtol=1e-6)
+        assert_array_equal(rates[ENDS], np.float32(PEAK))
+        assert_array_equal(rates[-6:], np.float32(PEAK))
+
+
+def test_an_end_added_later_leaves_what_was_before_alone():
+    arguments = dict(peak=PEAK, cooldown_fraction=0.2, shape="1-sqrt")
+    first = schedules.wsd_simplified(**arguments, ends=[50])
+    second = schedules.wsd_simplified(**arguments, ends=[50, 100])
+    assert_array_equal(first(np.arange(81)), second(np.arange(81)))
+    assert second(81) < first(81)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
 def test_never_rises_after_the_warmup(name):
     rates_C = getattr(schedules, name)(**RUN)(np.arange(WARMUP, TOTAL + 5))
     assert np.all(np.diff(rates_C) <= 0)
     assert rates_C[0] == np.float32(PEAK)
-
-
-def test_from_values_reads_its_table():
-    table = [0.1, 0.3, 0.2, 0.7]
-    schedule = schedules.from_values(values=table)
-    counts = np.array([-5, 0, 1, 2, 3, 4, 10**9])
-    expected = np.array(table, np.float32)[[0, 0, 1, 2, 3, 3, 3]]
-    for read in (schedule, jax.jit(schedule), jax.vmap(schedule)):
-        np.testing.assert_array_equal(read(counts), expected)
-        np.testing.assert_array_equal(read(jnp.asarray(counts)), expected)
-    assert [float(schedule(c)) for c in counts.tolist()] == expected.tolist()
-    assert schedule(1.9) == np.float32(0.3)
-
-
-def test_from_values_round_trips_any_schedule():
-    cosine = schedules.cosine(**RUN)
-    table = schedules.from_values(values=cosine(np.arange(TOTAL + 1)))
-    np.testing.assert_array_equal(table(COUNTS), cosine(COUNTS))
-
-
-def test_from_values_keeps_its_own_copy():
-    values = np.ones(3)
-    schedule = schedules.from_values(values=values)
-    values[:] = 5
-    assert schedule(0) == 1
-
-
-def test_from_values_is_differentiable_in_its_table():
-    def total(values_T):
-        return jnp.sum(schedules.from_values(values=values_T)(jnp.arange(6)))
-
-    gradient_T = jax.jit(jax.grad(total))(jnp.ones(4))
-    assert_allclose(gradient_T, [1, 1, 1, 3])
-    assert jax.grad(schedules.from_values(values=[1.0, 2.0]))(0.5) == 0
 
 
 @pytest.mark.parametrize(
@@ -199,27 +204,37 @@ def test_from_values_is_differentiable_in_its_table():
             dict(shape="exponential", final_fraction=0),
             "final_fraction=0 must be",
         ),
+        ("wsqd", dict(offset=0), "offset=0 must be a finite number above 0"),
+        (
+            "wsqd",
+            dict(cooldown_fraction=0.9),
+            "warmup_steps=10 and cooldown_fraction=0.9 must fit in total_steps=50",
+        ),
+        ("wsd_simplified", dict(ends=40), "ends=40 must be a sequence of counts"),
+        ("wsd_simplified", dict(ends=[]), r"ends=\[\] must hold at least one count"),
+        (
+            "wsd_simplified",
+            dict(ends=[40, 40]),
+            r"ends\[1\]=40 must be above ends\[0\]=40",
+        ),
+        (
+            "wsd_simplified",
+            dict(ends=[40, 43]),
+            "cooldown_fraction=0.1 starts a cooldown at 39, which must be at least 40",
+        ),
+        (
+            "wsd_simplified",
+            dict(warmup_steps=37),
+            "starts a cooldown at 36, which must be at least 37: warmup_steps=37",
+        ),
     ],
 )
 def test_errors_name_the_argument_and_the_value(name, changes, message):
+    run = RUN
+    if name == "wsqd":
+        run = RUN | dict(offset=9, cooldown_fraction=0.2)
+    if name == "wsd_simplified":
+        run = dict(peak=PEAK, ends=[40], warmup_steps=WARMUP)
     with pytest.raises(ValueError, match=message) as error:
-        getattr(schedules, name)(**(RUN | changes))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([], r"values of shape \(0,\) .* must be a one-dimensional table"),
-        (3e-3, r"values of shape \(\) .* must be a one-dimensional table"),
-        (np.ones((2, 2)), r"values of shape \(2, 2\) .* must be"),
-        ([True, False], "type bool must be a one-dimensional table of at least one"),
-        (["a"], "must be a one-dimensional table of at least one number"),
-        ([1.0, math.nan, -1.0], r"values\[1\]=nan must be a finite number, at least 0"),
-        (jnp.array([1.0, -2.0]), r"values\[1\]=-2.0 must be a finite number"),
-    ],
-)
-def test_from_values_errors(values, message):
-    with pytest.raises(ValueError, match=message) as error:
-        schedules.from_values(values=values)
+        getattr(schedules, name)(**(run | changes))
     assert "\n" not in str(error.value)

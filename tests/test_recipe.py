@@ -24,6 +24,31 @@ def cooldown(trunk, **overrides):
     return small.config("cooldown", **branch | overrides)
 
 
+def test_a_plan_is_the_recipes_and_needs_no_data(trunk):
+    for config in (small.config(), small.config("wsd"), cooldown(trunk)):
+        made, plan = recipe.build(config), recipe.plan(config)
+        for name in ("parameters", "tokens_per_step", "start_step", "total_steps"):
+            assert getattr(plan, name) == getattr(made, name)
+        assert plan.horizons == made.horizons
+    assert plan.schedule(9) == np.float32(1e-2) and plan.schedule(12) == 0
+    without_data = small.config(data__source="files:/nowhere/*.txt")
+    assert recipe.plan(without_data).total_steps == small.STEPS
+    with pytest.raises(ValueError, match="nowhere"):
+        recipe.build(without_data)
+
+
+def test_a_schedule_in_tokens_knows_those_of_a_step(tmp_path):
+    with (config := small.config()).unlocked():
+        config.schedule = dict(name="power_scheduler")
+    expected = 128 / 4096 * 4 * (np.arange(1, 13) * 128.0) ** -0.51
+    rates = recipe.plan(config).schedule(np.arange(1, 13))
+    np.testing.assert_allclose(rates, np.minimum(0.02, expected), rtol=1e-5)
+    config_file.write(config, recipe.build(config).resolved(), tmp_path)
+    (tmp_path / "snapshots" / "9").mkdir(parents=True)
+    branch = recipe.plan(cooldown(tmp_path, schedule__final_fraction=1.0)).schedule
+    np.testing.assert_allclose(branch(np.arange(1, 10)), rates[:9], rtol=1e-5)
+
+
 def test_steps_of_a_trunk():
     made = recipe.build(
         small.config(

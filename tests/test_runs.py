@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anytime_jax import averaging, data, schedules
-from anytime_jax.commands import train
+from anytime_jax.commands import config_files
 from anytime_jax.reporting import runs
 from anytime_jax.schedules import fixed_horizon, trunks
 from anytime_jax.training import config_file, metrics, recipe
@@ -165,7 +165,7 @@ def test_names_have_as_many_parents_as_tell_runs_apart(tmp_path):
 
 
 def test_what_training_writes_is_what_is_read(tmp_path):
-    config = train.load_config(f"{ROOT}/configs/tiny.py")
+    config = config_files.load_config(f"{ROOT}/configs/tiny.py")
     config.data.source = "synthetic"
     config.horizons.update(chinchilla=(), steps=(6,))
     config.duration.update(chinchilla=0.0, steps=12)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import pathlib
 import sys
 
@@ -19,12 +20,34 @@ TRUNKS = {
     "inverse_sqrt": dict(name="inverse_sqrt", peak=0.3, offset=20),
     "power_decay": dict(name="power_decay", peak=0.3, exponent=0.8, offset=20),
     "infinite": dict(name="infinite", peak=0.3, stable=0.2, cooldown_steps=12),
+    # Leaves its cap between counts 13 and 14.
+    "power_scheduler": dict(
+        name="power_scheduler", cap=0.3, tokens_per_step=100, sequence_length=10
+    )
+    | dict(coefficient=1.2, exponent=0.51),
 }
 FIXED = {
     "cosine": dict(name="cosine", peak=0.3, total_steps=40),
     "linear": dict(name="linear", peak=0.3, total_steps=40),
     "wsd": dict(name="wsd", peak=0.3, total_steps=40, cooldown_fraction=0.5),
+    "wsqd": dict(name="wsqd", peak=0.3, offset=9, total_steps=40)
+    | dict(cooldown_fraction=0.5),
     "from_values": dict(name="from_values", values=np.linspace(0.1, 0.3, 41)),
+    "refined_from_gradient_norms": dict(
+        name="refined_from_gradient_norms",
+        peak=0.3,
+        norms=3 + np.cos(np.arange(29.0)),
+        total_steps=41,
+    ),
+    "multi_step": dict(name="multi_step", peak=0.3, boundaries=[12, 20, 40]),
+}
+# They have no horizon among their arguments, but are no trunks.
+ENDLESS = {
+    "step_decay": dict(name="step_decay", peak=0.3, every=4, factor=0.8),
+    "exponential": dict(name="exponential", peak=0.3, half_life=9.5),
+    "cyclic": dict(name="cyclic", peak=0.3, period=12, growth=2),
+    "wsd_simplified": dict(name="wsd_simplified", peak=0.3, ends=[20, 40])
+    | dict(cooldown_fraction=0.3),
 }
 
 
@@ -32,12 +55,14 @@ def cooldown(trunk, **arguments):
     return dict(name="cooldown", trunk=trunk, start=20, steps=20, **arguments)
 
 
-CASES = TRUNKS | FIXED
+CASES = TRUNKS | FIXED | ENDLESS
+WITHOUT_WARMUP = ("from_values", "refined_from_gradient_norms")
 CASES |= {
     f"{name}_warmup": spec | dict(warmup_steps=8)
     for name, spec in CASES.items()
-    if name != "from_values"
+    if name not in WITHOUT_WARMUP
 }
+TABLE = dict(name="from_values", values=[0.1, 0.3, 0.2], positions=[1, 8, 40])
 CASES |= {
     "infinite_1-sqrt": TRUNKS["infinite"] | dict(shape="1-sqrt", warmup_steps=8),
     "infinite_jump": TRUNKS["infinite"] | dict(cooldown_steps=0, warmup_steps=8),
@@ -50,6 +75,19 @@ CASES |= {
     ),
     "cooldown_exponential": cooldown(FIXED["cosine"], shape="exponential"),
     "cooldown_jump": cooldown(TRUNKS["constant"]) | dict(steps=0),
+    "cooldown_inverse_sqrt": cooldown(TRUNKS["constant"], shape="inverse_sqrt"),
+    "wsqd_jump": FIXED["wsqd"] | dict(cooldown_fraction=0),
+    "from_values_held": TABLE,
+    "from_values_interpolated": TABLE | dict(interpolate=True),
+    "from_values_one": TABLE | dict(values=[0.2], positions=[7], interpolate=True),
+    "multi_step_to_zero": FIXED["multi_step"] | dict(factor=0, warmup_steps=12),
+    "step_decay_every_step": ENDLESS["step_decay"] | dict(every=1),
+    "cyclic_without_growth": ENDLESS["cyclic"] | dict(growth=1, shape="1-sqrt"),
+    "cyclic_of_one_step": ENDLESS["cyclic"] | dict(growth=1, period=1),
+    "wsd_simplified_without_cooldowns": ENDLESS["wsd_simplified"]
+    | dict(cooldown_fraction=0),
+    "wsd_simplified_all_cooldown": ENDLESS["wsd_simplified"]
+    | dict(cooldown_fraction=0.5, warmup_steps=10, shape="1-sqrt"),
 }
 BOUNDARIES = [0, 1, 7, 8, 9, 12, 19, 20, 21, 39, 40, 41]
 COUNTS = np.array([*BOUNDARIES, 40 + 10**9])
@@ -96,9 +134,13 @@ def test_results_have_the_default_float_type_and_no_weak_type(case):
 def test_no_nan_in_values_or_derivatives(case):
     schedule, _ = case
     counts_C = jnp.array([-1.0, *BOUNDARIES, 20.5, 1e9], jnp.float32)
+    derivative = jax.grad(schedule)
+
+    def all_three(count):
+        return schedule(count), derivative(count), jax.grad(derivative)(count)
+
     with jax.debug_nans(True):
-        rates_C, slopes_C = jax.jit(jax.vmap(jax.value_and_grad(schedule)))(counts_C)
-        curvatures_C = jax.jit(jax.vmap(jax.grad(jax.grad(schedule))))(counts_C)
+        rates_C, slopes_C, curvatures_C = jax.jit(jax.vmap(all_three))(counts_C)
     assert np.all(np.isfinite(rates_C)) and np.all(rates_C >= 0)
     assert np.all(np.isfinite(slopes_C)) and np.all(np.isfinite(curvatures_C))
 
@@ -112,9 +154,10 @@ def test_derivative_is_the_limit_of_difference_quotients(case):
         assert_allclose(slopes_C, quotients_C / (2 * step), rtol=1e-6, atol=1e-10)
 
 
-WITH_AN_END = [n for n, spec in CASES.items() if spec["name"] not in TRUNKS]
+WITH_AN_END = [n for n, spec in CASES.items() if spec["name"] not in TRUNKS | ENDLESS]
 WITH_WARMUP = [n for n, spec in CASES.items() if spec.get("warmup_steps")]
-WITH_PEAK = [*TRUNKS, "cosine", "linear", "wsd"]
+WITH_PEAK = [n for n in TRUNKS | FIXED | ENDLESS if "peak" in CASES[n]]
+RAMPED = [n for n in WITH_PEAK if n not in WITHOUT_WARMUP]
 
 
 @pytest.mark.parametrize("name", WITH_AN_END)
@@ -130,7 +173,7 @@ def test_warmup_runs_from_a_tenth_to_the_peak(name):
     assert_allclose(schedule(np.arange(warmup_steps)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", WITH_PEAK)
+@pytest.mark.parametrize("name", RAMPED)
 def test_starts_its_body_at_the_peak(name):
     spec = CASES[name] | dict(warmup_start=0.0)
     assert schedules.build(spec)(0) == np.float32(0.3)
@@ -139,7 +182,7 @@ def test_starts_its_body_at_the_peak(name):
 
 @pytest.mark.parametrize("name", WITH_PEAK)
 def test_is_proportional_to_a_traced_peak(name):
-    spec = CASES[f"{name}_warmup"]
+    spec = CASES[f"{name}_warmup" if name in RAMPED else name]
 
     def rates(peak):
         # The stable rate of `infinite` is absolute.
@@ -164,21 +207,67 @@ def test_build_passes_its_arguments_on():
     assert spec["warmup_start"] is None  # The caller's dict is left alone.
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
+@pytest.mark.parametrize("name", [n for n in FIXED if "total_steps" in FIXED[n]])
 def test_build_fills_in_the_total_steps_of_the_run(name):
     expected = schedules.build(FIXED[name])(COUNTS)
-    for missing in (dict(name=name, peak=0.3), FIXED[name] | dict(total_steps=None)):
-        spec = missing | dict(cooldown_fraction=0.5) if name == "wsd" else missing
-        assert_array_equal(schedules.build(spec, total_steps=40)(COUNTS), expected)
+    total_steps = FIXED[name]["total_steps"]
+    without = {k: v for k, v in FIXED[name].items() if k != "total_steps"}
+    for spec in (without, without | dict(total_steps=None)):
+        filled_in = schedules.build(spec, total_steps=total_steps)
+        assert_array_equal(filled_in(COUNTS), expected)
     stated = schedules.build(FIXED[name], total_steps=99)
     assert_array_equal(stated(COUNTS), expected)
 
 
-@pytest.mark.parametrize("name", [*TRUNKS, "from_values"])
+def test_build_fills_in_the_tokens_per_step_of_the_run():
+    spec = TRUNKS["power_scheduler"]
+    expected = schedules.build(spec)(COUNTS)
+    missing = spec | dict(tokens_per_step=None)
+    filled_in = schedules.build(missing, tokens_per_step=100)
+    assert_array_equal(filled_in(COUNTS), expected)
+    stated = schedules.build(spec, tokens_per_step=7)
+    assert_array_equal(stated(COUNTS), expected)
+    branch = cooldown(missing, final_fraction=1.0)
+    filled_in = schedules.build(branch, tokens_per_step=100)
+    assert_array_equal(filled_in(np.arange(21)), schedules.build(spec)(np.arange(21)))
+    with pytest.raises(ValueError, match=r"needs schedule\.tokens_per_step"):
+        schedules.build(missing)
+
+
+@pytest.mark.parametrize("name", [*TRUNKS, *ENDLESS, "from_values", "multi_step"])
 def test_the_total_steps_of_the_run_change_nothing_else(name):
     rates = [schedules.build(CASES[name], total_steps=n)(COUNTS) for n in (None, 5, 99)]
     assert_array_equal(rates[0], rates[1])
     assert_array_equal(rates[0], rates[2])
+
+
+def _bad_numbers():
+    """Every numeric argument of every factory, given what no argument may be."""
+    for name, spec in (TRUNKS | FIXED | ENDLESS).items():
+        factory = getattr(schedules, name)
+        for argument in inspect.signature(factory).parameters:
+            if argument not in ("shape", "positions", "interpolate"):
+                is_table = isinstance(spec.get(argument), list | np.ndarray)
+                for bad in (-1, math.nan, math.inf):
+                    value = [1, bad, 3] if is_table else bad
+                    yield pytest.param(name, argument, value, id=f"{name}-{argument}")
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), [*_bad_numbers()])
+def test_a_negative_or_non_finite_number_is_refused(name, argument, value):
+    spec = (TRUNKS | FIXED | ENDLESS)[name] | {argument: value}
+    with pytest.raises(ValueError) as error:
+        schedules.build(spec)
+    given = f"{argument}[1]={value[1]}" if isinstance(value, list) else f"{value!r}"
+    assert argument in str(error.value) and given in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [n for n in FIXED if f"{n}_warmup" in CASES])
+def test_a_warmup_longer_than_the_run_is_refused(name):
+    with pytest.raises(ValueError, match=r"warmup_steps=41") as error:
+        schedules.build(FIXED[name] | dict(warmup_steps=41))
+    assert "\n" not in str(error.value)
 
 
 def test_a_cooldowns_trunk_is_a_spec_or_a_callable():
@@ -251,6 +340,7 @@ def test_trunks_have_no_argument_about_horizons():
         for argument in inspect.signature(getattr(schedules, name)).parameters
     }
     own = {"peak", "offset", "exponent", "stable", "cooldown_steps", "shape"}
+    own |= {"tokens_per_step", "cap", "coefficient", "sequence_length"}
     assert arguments == own | {"warmup_steps", "warmup_start"}
 
 

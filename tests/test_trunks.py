@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from anytime_jax import schedules
 
@@ -18,6 +18,11 @@ GOLDEN = {  # peak 3e-3, 5000 steps of warmup, offset 51200
     100_000: 1.77534413e-3,
     200_000: 1.36808226e-3,
     400_000: 1.01622869e-3,
+}
+
+POWER = {  # rate by tokens, for batches of 1024 and of 128 sequences
+    1024: {1e10: 0.02, 1e11: 0.0100545, 1e12: 0.00310713, 1e13: 9.60196e-4},
+    128: {1e9: 0.0131604, 1e11: 0.00125681},
 }
 
 WARMUPS = [(0, 0.1), (1, 0.0), (7, 0.1), (7, 1.0)]
@@ -36,6 +41,16 @@ BODIES = {  # slow twins in float64: clock -> rate
         lambda t: 0.2 + 0.1 * (1 + math.cos(math.pi * min(t / 8, 1))) / 2,
     ),
 }
+INFINITE = {  # the published cooldowns: progress -> rate from 3e-4 to 1.65e-4
+    "cosine": lambda p: 1.65e-4 + 1.35e-4 / 2 * (1 + math.cos(math.pi * p)),
+    "linear": lambda p: 3e-4 - 1.35e-4 * p,
+    "inverse_sqrt": lambda p: 3e-4 - 1.35e-4 / _h(1) * _h(p),
+    "exponential": lambda p: 3e-4 * (1.65 / 3) ** p,
+}
+
+
+def _h(p):
+    return 1 / math.sqrt(1 + 10 * p) - 1
 
 
 def twin(body, count, warmup_steps, warmup_start):
@@ -65,6 +80,90 @@ def test_infinite_published_values_and_its_annealing_as_an_exit():
     assert_allclose(
         exit_(np.array([1600, 1800, 2000])), [1.65e-4, 7.0356236e-5, 3e-5], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("shape", INFINITE)
+def test_infinite_has_four_phases_with_each_published_cooldown(shape):
+    trunk = schedules.infinite(
+        peak=3e-4,
+        stable=1.65e-4,
+        cooldown_steps=500,
+        shape=shape,
+        warmup_steps=100,
+        warmup_start=0.0,
+    )
+    schedule = schedules.cooldown(
+        trunk, start=1600, steps=400, shape="exponential", final_fraction=3 / 16.5
+    )
+
+    def twin(n):
+        if n < 100:
+            return 3e-4 * n / 100
+        if n < 600:
+            return INFINITE[shape]((n - 100) / 500)
+        return 1.65e-4 * (3 / 16.5) ** (min(max(n - 1600, 0), 400) / 400)
+
+    counts = np.array([0, 50, 99, 100, 101, 350, 599, 600, 1600, 1800, 2000, 10**9])
+    assert_allclose(schedule(counts), [twin(int(n)) for n in counts], rtol=2e-6)
+    # Leaving it changes nothing before, and the constant phase has no end of its own.
+    assert_allclose(trunk(counts[:9]), schedule(counts[:9]), rtol=1e-7)
+    assert trunk(10**9) == trunk(600)
+
+
+@pytest.mark.parametrize("batch", POWER)
+def test_power_scheduler_published_values(batch):
+    schedule = schedules.power_scheduler(
+        tokens_per_step=10**6, sequence_length=10**6 / batch
+    )
+    counts = np.array([round(tokens / 1e6) for tokens in POWER[batch]])
+    assert_allclose(schedule(counts), list(POWER[batch].values()), rtol=2e-6)
+    with jax.enable_x64(True):
+        law = np.minimum(0.02, batch * 4 * (counts * 1e6) ** -0.51)
+        assert_allclose(schedule(counts), law, rtol=1e-13)
+
+
+def test_power_scheduler_leaves_its_cap_where_the_law_does():
+    tokens_per_step = 1024 * 4096
+    schedule = schedules.power_scheduler(tokens_per_step=tokens_per_step)
+    rates = schedule(np.arange(10_000))
+    capped = np.flatnonzero(rates == np.float32(0.02))
+    assert_array_equal(capped, np.arange(len(capped)))
+    assert_allclose(len(capped) * tokens_per_step, 2.596e10, rtol=1e-3)
+
+
+def test_power_scheduler_warms_up_to_the_law_and_counts_the_warmup():
+    arguments = dict(tokens_per_step=100, sequence_length=10, coefficient=1.2, cap=0.3)
+    law = schedules.power_scheduler(**arguments)
+    schedule = schedules.power_scheduler(**arguments, warmup_steps=20)
+    assert law(20) < np.float32(0.3)
+    assert_allclose(schedule(np.arange(20, 99)), law(np.arange(20, 99)), rtol=1e-6)
+    ramp = 0.1 + 0.9 * np.arange(20) / 20
+    assert_allclose(schedule(np.arange(20)), ramp * law(20), rtol=1e-6)
+
+
+def test_power_scheduler_counts_tokens_beyond_any_integer():
+    schedule = schedules.power_scheduler(tokens_per_step=2**25, cap=1.0)
+    tokens = 2.0**25 * 10**9
+    expected = 2**13 * 4 * tokens**-0.51
+    assert_allclose(jax.jit(schedule)(10**9), expected, rtol=1e-5)
+
+
+def test_noam_and_t5_are_special_cases():
+    counts = np.array([0, 1, 3_999, 4_000, 9_999, 10_000, 250_000])
+    # min(t^-1/2, t W^-3/2) / sqrt(d), whose peak at t = W = 4000, d = 512 is 6.99e-4.
+    peak = (512 * 4_000) ** -0.5
+    assert round(peak, 6) == 6.99e-4
+    noam = schedules.inverse_sqrt(
+        peak=peak, offset=4_000, warmup_steps=4_000, warmup_start=0.0
+    )
+    ramp = counts * 4_000.0**-1.5
+    expected = np.minimum(np.maximum(counts, 1) ** -0.5, ramp) / math.sqrt(512)
+    assert_allclose(noam(counts), expected, rtol=1e-6)
+    t5 = schedules.power_scheduler(
+        tokens_per_step=1, sequence_length=1, coefficient=1, exponent=0.5, cap=0.01
+    )
+    expected = np.maximum(counts, 10_000) ** -0.5
+    assert_allclose(t5(counts), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("warmup_steps", "warmup_start"), WARMUPS)

@@ -8,6 +8,7 @@ from anytime_jax.commands.errors import BadInput
 
 VERBS = {
     "train": "train a run from a config file, or go on with it",
+    "schedule": "draw the learning rate of a config against the step",
     "report": "tabulate and plot the exits of runs beside their envelope",
 }
 

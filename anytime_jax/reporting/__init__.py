@@ -9,6 +9,7 @@ reporting.draw(comparison, "report.png")
 from anytime_jax.reporting.comparison import Comparison, compare
 from anytime_jax.reporting.document import headline, to_report
 from anytime_jax.reporting.plots import draw
+from anytime_jax.reporting.rates import draw_rates
 from anytime_jax.reporting.runs import Run, read
 from anytime_jax.reporting.tables import to_markdown, to_text
 
@@ -17,6 +18,7 @@ __all__ = [
     "Run",
     "compare",
     "draw",
+    "draw_rates",
     "headline",
     "read",
     "to_markdown",

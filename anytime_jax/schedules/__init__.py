@@ -12,11 +12,26 @@ from typing import Any
 import optax
 
 from anytime_jax import specs
-from anytime_jax.schedules import fixed_horizon, trunks
+from anytime_jax.schedules import classic, fixed_horizon, refined, trunks, values
+from anytime_jax.schedules.classic import cyclic, exponential, multi_step, step_decay
 from anytime_jax.schedules.cooldowns import SHAPES, Shape, cooldown
-from anytime_jax.schedules.fixed_horizon import cosine, from_values, linear, wsd
+from anytime_jax.schedules.fixed_horizon import (
+    cosine,
+    linear,
+    wsd,
+    wsd_simplified,
+    wsqd,
+)
+from anytime_jax.schedules.refined import refined_from_gradient_norms
 from anytime_jax.schedules.transform import ScaleByState, scale_by
-from anytime_jax.schedules.trunks import constant, infinite, inverse_sqrt, power_decay
+from anytime_jax.schedules.trunks import (
+    constant,
+    infinite,
+    inverse_sqrt,
+    power_decay,
+    power_scheduler,
+)
+from anytime_jax.schedules.values import from_values
 
 __all__ = [
     "SHAPES",
@@ -26,31 +41,38 @@ __all__ = [
     "constant",
     "cooldown",
     "cosine",
+    "cyclic",
+    "exponential",
     "from_values",
     "horizon_free",
     "infinite",
     "inverse_sqrt",
     "linear",
+    "multi_step",
     "power_decay",
+    "power_scheduler",
+    "refined_from_gradient_norms",
     "scale_by",
+    "step_decay",
     "wsd",
+    "wsd_simplified",
+    "wsqd",
 ]
 
+_MODULES = (trunks, fixed_horizon, classic, values, refined)
 _FACTORIES = (
-    *(getattr(trunks, name) for name in trunks.__all__),
-    *(getattr(fixed_horizon, name) for name in fixed_horizon.__all__),
+    *(getattr(module, name) for module in _MODULES for name in module.__all__),
     cooldown,
 )
-_NAMES = [factory.__name__ for factory in _FACTORIES]
-_TAKES_TOTAL_STEPS = [
-    factory.__name__
-    for factory in _FACTORIES
-    if "total_steps" in inspect.signature(factory).parameters
-]
+_ARGUMENTS = {
+    factory.__name__: inspect.signature(factory).parameters for factory in _FACTORIES
+}
 
 
 def build(
-    spec: Mapping[str, Any] | optax.Schedule, total_steps: int | None = None
+    spec: Mapping[str, Any] | optax.Schedule,
+    total_steps: int | None = None,
+    tokens_per_step: int | None = None,
 ) -> optax.Schedule:
     """Makes a schedule from data.
 
@@ -61,6 +83,8 @@ def build(
       total_steps: the length of the run, for a fixed-horizon schedule whose spec has no
         `total_steps`. It is not that of a cooldown's trunk, which belongs to an older
         run: a trunk with a horizon must state it.
+      tokens_per_step: the batch size of the run in tokens, for a schedule in tokens
+        whose spec has no `tokens_per_step`; that of a cooldown's trunk too.
 
     Returns:
       The schedule, a callable from count to rate.
@@ -81,9 +105,10 @@ def build(
     spec = {k: v for k, v in spec.items() if v is not None}
     name = spec.get("name")
     if name == "cooldown" and "trunk" in spec:
-        spec["trunk"] = build(spec["trunk"])
-    if name in _TAKES_TOTAL_STEPS:
-        spec = {"total_steps": total_steps, **spec}
+        spec["trunk"] = build(spec["trunk"], tokens_per_step=tokens_per_step)
+    run = dict(total_steps=total_steps, tokens_per_step=tokens_per_step)
+    if isinstance(name, str) and name in _ARGUMENTS:
+        spec = {k: v for k, v in run.items() if k in _ARGUMENTS[name]} | spec
     return specs.call(spec, _FACTORIES, kind="schedule")
 
 
@@ -94,7 +119,8 @@ def horizon_free(spec: Mapping[str, Any] | str) -> bool:
       spec: a spec as for `build`, or only its name.
 
     Returns:
-      True for the trunks; False for fixed-horizon schedules and for `cooldown`.
+      True for the trunks; False for the others, which have a horizon or a time scale
+      that is chosen for one.
 
     Raises:
       ValueError: the name is unknown.
@@ -104,7 +130,7 @@ def horizon_free(spec: Mapping[str, Any] | str) -> bool:
       (True, False)
     """
     name = spec if isinstance(spec, str) else spec.get("name")
-    if name not in _NAMES:
-        known = ", ".join(sorted(_NAMES))
+    if not isinstance(name, str) or name not in _ARGUMENTS:
+        known = ", ".join(sorted(_ARGUMENTS))
         raise ValueError(f"schedule.name={name!r} is unknown; known are {known}")
     return name in trunks.__all__

@@ -7,7 +7,7 @@ is the one from the right; only the two ends of a cooldown have 0 instead.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,21 @@ def require_steps(**values: Any) -> None:
     )
 
 
+def require_ascending(**values: Any) -> None:
+    """Raises ValueError unless each value is a table of ascending counts, not empty."""
+    for name, counts in values.items():
+        if not isinstance(counts, Sequence | np.ndarray) or isinstance(counts, str):
+            raise ValueError(f"{name}={counts!r} must be a sequence of counts")
+        if len(counts) == 0:
+            raise ValueError(f"{name}={counts!r} must hold at least one count")
+        for i, count in enumerate(counts):
+            require_steps(**{f"{name}[{i}]": count})
+            if i and counts[i - 1] >= count:
+                raise ValueError(
+                    f"{name}[{i}]={count} must be above {name}[{i - 1}]={counts[i - 1]}"
+                )
+
+
 def require_order(**values: Any) -> None:
     """Raises ValueError if the first of two named values exceeds the second."""
     (low_name, low), (high_name, high) = values.items()
@@ -81,6 +96,15 @@ def progress(count: ArrayLike, start: int, steps: int) -> jax.Array:
     # Compiled, a division by a constant is a product with its rounded inverse, which
     # can miss 1 at the end from either side: 1 - x would be negative, or not quite 0.
     return jnp.where(past < steps, as_float(past) / steps, 1)
+
+
+def passed(count: ArrayLike, bounds: Sequence[int]) -> ArrayLike:
+    """Returns how many of the ascending `bounds` are at most `count`."""
+    # In NumPy for a NumPy count, as in `elapsed`; and the number is not differentiated.
+    if not isinstance(count, jax.Array):
+        return np.searchsorted(np.asarray(bounds, np.int64), count, side="right")
+    count = jax.lax.stop_gradient(count)
+    return jnp.searchsorted(jnp.asarray(bounds), count, side="right")
 
 
 def warm_up(

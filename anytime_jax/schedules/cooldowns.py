@@ -21,6 +21,13 @@ def _cosine(x: jax.Array) -> jax.Array:
     return (1 + jnp.cos(jnp.pi * x)) / 2
 
 
+def _inverse_sqrt(x: jax.Array, scale: float = 10.0) -> jax.Array:
+    # 1 - h(x) / h(1) with h(x) = 1 / sqrt(1 + scale x) - 1, without its cancellation,
+    # so that it is exactly 1 and 0 at the ends.
+    root, last = jnp.sqrt(1 + scale * x), jnp.sqrt(1 + scale)
+    return (1 - x) * (last + 1) / (root * (root + last))
+
+
 # s(x) on [0, 1], except "exponential", which is the multiplier itself. No published
 # formula of lowered_linear is known to us; kappa (1 - x) is a reconstruction.
 SHAPES = {
@@ -29,12 +36,17 @@ SHAPES = {
     "mirror_cosine": lambda x: 2 * (1 - x) - _cosine(x),
     "square": lambda x: 1 - x**2,
     "1-sqrt": lambda x: 1 - jnp.sqrt(x),
+    "inverse_sqrt": _inverse_sqrt,
     "exponential": lambda x, final_fraction: final_fraction**x,
     "lowered_linear": lambda x, kappa=0.7: kappa * (1 - x),
     "power": lambda x, exponent=1.5: (1 - x) ** exponent,
 }
 
-_CHECKS = {"kappa": _pieces.require_fraction, "exponent": _pieces.require_positive}
+_CHECKS = {
+    "kappa": _pieces.require_fraction,
+    "exponent": _pieces.require_positive,
+    "scale": _pieces.require_positive,
+}
 
 
 def _named_shape(shape: str | Mapping[str, Any]) -> tuple[str, Callable]:
@@ -56,6 +68,23 @@ def _named_shape(shape: str | Mapping[str, Any]) -> tuple[str, Callable]:
     return name, partial(SHAPES[name], **arguments)
 
 
+def multiplier(shape: Shape, final_fraction: float) -> Callable:
+    """Returns x -> f + (1 - f) s(x), or f^x, with derivative 0 at both ends."""
+    inner = _multiplier(shape, final_fraction)
+
+    def decay(x: jax.Array) -> jax.Array:
+        # A shape may have an infinite derivative at its ends, which times the clamped
+        # clock's 0 would be NaN: outside the open interval x is a constant.
+        inside = (x > 0) & (x < 1)
+        return jnp.where(
+            inside,
+            inner(jnp.where(inside, x, 0.5)),
+            inner(jax.lax.stop_gradient(x)),
+        )
+
+    return decay
+
+
 def _multiplier(shape: Shape, final_fraction: float) -> Callable:
     """Returns x -> f + (1 - f) s(x), or f^x, with f = final_fraction."""
     _pieces.require_fraction(final_fraction=final_fraction)
@@ -68,12 +97,12 @@ def _multiplier(shape: Shape, final_fraction: float) -> Callable:
         )
         return partial(s, final_fraction=final_fraction)
 
-    def multiplier(x: jax.Array) -> jax.Array:
+    def fraction(x: jax.Array) -> jax.Array:
         remaining = s(x)
         # Exact at both ends: 1 where s is 1 and final_fraction where s is 0.
         return remaining + final_fraction * (1 - remaining)
 
-    return multiplier
+    return fraction
 
 
 def cooldown(
@@ -90,15 +119,16 @@ def cooldown(
     before `start`, `trunk(start) * (f + (1 - f) * s(x))` from there on, and
     `trunk(start) * (f + (1 - f) * s(1))` after the end. The shapes s(x) are
 
-    | name             | s(x)                           |
-    |------------------|--------------------------------|
-    | `linear`         | 1 - x                          |
-    | `cosine`         | (1 + cos(pi x)) / 2            |
-    | `mirror_cosine`  | 2 (1 - x) - cosine             |
-    | `square`         | 1 - x^2                        |
-    | `1-sqrt`         | 1 - sqrt(x)                    |
-    | `lowered_linear` | kappa (1 - x), kappa 0.7       |
-    | `power`          | (1 - x)^exponent, exponent 1.5 |
+    | name             | s(x)                                                     |
+    |------------------|----------------------------------------------------------|
+    | `linear`         | 1 - x                                                    |
+    | `cosine`         | (1 + cos(pi x)) / 2                                      |
+    | `mirror_cosine`  | 2 (1 - x) - cosine                                       |
+    | `square`         | 1 - x^2                                                  |
+    | `1-sqrt`         | 1 - sqrt(x)                                              |
+    | `lowered_linear` | kappa (1 - x), kappa 0.7                                 |
+    | `power`          | (1 - x)^exponent, exponent 1.5                           |
+    | `inverse_sqrt`   | 1 - h(x) / h(1), h(x) = 1 / sqrt(1 + scale x) - 1, scale 10 |
 
     and `exponential` multiplies by f^x instead. At the very start and end of the
     cooldown the derivative with respect to the count is 0 for every shape: that of
@@ -127,25 +157,18 @@ def cooldown(
 
     Source: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", 2024, arXiv 2405.18392; `lowered_linear` after Dremov et al.,
-    2025, arXiv 2508.01483, its formula reconstructed.
+    2025, arXiv 2508.01483, its formula reconstructed; `inverse_sqrt` after Ibrahim et
+    al., 2024, arXiv 2403.08763, its scale after Singh et al., 2025, arXiv 2503.02844.
     """
     if not callable(trunk):
         raise ValueError(f"trunk={trunk!r} must be a callable from count to rate")
     _pieces.require_steps(start=start, steps=steps)
-    multiplier = _multiplier(shape, final_fraction)
+    decay = multiplier(shape, final_fraction)
 
     def schedule(count: ArrayLike) -> jax.Array:
         x = _pieces.progress(count, start, steps)
-        # A shape may have an infinite derivative at its ends, which times the clamped
-        # clock's 0 would be NaN: outside the open interval x is a constant.
-        inside = (x > 0) & (x < 1)
-        decay = jnp.where(
-            inside,
-            multiplier(jnp.where(inside, x, 0.5)),
-            multiplier(jax.lax.stop_gradient(x)),
-        )
         # A shape need not start at 1, so before the start it does not multiply.
         rate = trunk(_pieces.elapsed(count, 0, start))
-        return rate * jnp.where(count >= start, decay, 1)
+        return rate * jnp.where(count >= start, decay(x), 1)
 
     return schedule

@@ -9,10 +9,10 @@ import optax
 from jax.typing import ArrayLike
 
 from anytime_jax.schedules import _pieces
-from anytime_jax.schedules.cooldowns import Shape, cooldown
-from anytime_jax.schedules.trunks import constant
+from anytime_jax.schedules.cooldowns import Shape, cooldown, multiplier
+from anytime_jax.schedules.trunks import constant, inverse_sqrt
 
-__all__ = ["cosine", "from_values", "linear", "wsd"]
+__all__ = ["cosine", "linear", "wsd", "wsd_simplified", "wsqd"]
 
 
 def cosine(
@@ -146,6 +146,73 @@ def wsd(
     Source: Hu et al., "MiniCPM", 2024, arXiv 2404.06395; Hägele et al., 2024, arXiv
     2405.18392.
     """
+    trunk = constant(peak=peak, warmup_steps=warmup_steps, warmup_start=warmup_start)
+    return _cooled_at_the_end(
+        trunk, total_steps, cooldown_fraction, shape, final_fraction, warmup_steps
+    )
+
+
+def wsqd(
+    *,
+    peak: float,
+    offset: float,
+    total_steps: int,
+    cooldown_fraction: float,
+    shape: Shape = "linear",
+    final_fraction: float = 0.0,
+    warmup_steps: int = 0,
+    warmup_start: float = 0.1,
+) -> optax.Schedule:
+    """Returns a warmup-square-root-decay schedule: `inverse_sqrt`, then a cooldown.
+
+    It is `inverse_sqrt` with a `cooldown`, from the rate reached there, over the last
+    `round(cooldown_fraction * total_steps)` steps.
+
+    Args:
+      peak: the rate at count `warmup_steps`.
+      offset: the time scale of the 1 / sqrt(t) phase in steps, above 0. The paper's
+        rate of update t = 1, 2, ... is c / sqrt(t + T0) with T0 the length of the pilot
+        runs, which is `offset=T0 + 1`.
+      total_steps: the length of the run, warmup and cooldown included.
+      cooldown_fraction: the cooldown's share of `total_steps`, in [0, 1]. The paper's
+        is not known to us. With 0 the rate jumps at `total_steps`.
+      shape: a shape of `SHAPES`, as for `cooldown`; by default "linear".
+      final_fraction: the final rate as a fraction of that at the start of the cooldown,
+        in [0, 1]; by default 0.
+      warmup_steps: steps of linear warmup to the peak; by default 0, none at all.
+      warmup_start: rate at count 0 as a fraction of the peak; by default 0.1.
+
+    Returns:
+      The schedule, a callable from count to rate.
+
+    Raises:
+      ValueError: an argument is out of range, or warmup and cooldown overlap.
+
+    Example:
+      >>> schedule = wsqd(peak=1.0, offset=20, total_steps=100, cooldown_fraction=0.4)
+      >>> [float(schedule(count)) for count in (0, 60, 80, 100, 10**9)]
+      [1.0, 0.5, 0.25, 0.0, 0.0]
+
+    Source: "WSqD", 2026, arXiv 2607.10959, after a secondary source, which does not say
+    whether time counts from the end of the warmup; here it does.
+    """
+    trunk = inverse_sqrt(
+        peak=peak, offset=offset, warmup_steps=warmup_steps, warmup_start=warmup_start
+    )
+    return _cooled_at_the_end(
+        trunk, total_steps, cooldown_fraction, shape, final_fraction, warmup_steps
+    )
+
+
+def _cooled_at_the_end(
+    trunk: optax.Schedule,
+    total_steps: int,
+    cooldown_fraction: float,
+    shape: Shape,
+    final_fraction: float,
+    warmup_steps: int,
+) -> optax.Schedule:
+    """Returns the trunk with a cooldown over the last fraction of all steps."""
     _pieces.require_steps(warmup_steps=warmup_steps, total_steps=total_steps)
     _pieces.require_fraction(cooldown_fraction=cooldown_fraction)
     cooldown_steps = round(float(cooldown_fraction) * int(total_steps))
@@ -155,7 +222,7 @@ def wsd(
             f"must fit in total_steps={total_steps}"
         )
     return cooldown(
-        constant(peak=peak, warmup_steps=warmup_steps, warmup_start=warmup_start),
+        trunk,
         start=total_steps - cooldown_steps,
         steps=cooldown_steps,
         shape=shape,
@@ -163,43 +230,75 @@ def wsd(
     )
 
 
-def from_values(*, values: Sequence[float] | np.ndarray | jax.Array) -> optax.Schedule:
-    """Returns a schedule that reads its rates from a table.
+def wsd_simplified(
+    *,
+    peak: float,
+    ends: Sequence[int],
+    cooldown_fraction: float = 0.1,
+    shape: Shape = "linear",
+    final_fraction: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_start: float = 0.1,
+) -> optax.Schedule:
+    """Returns a schedule with a cooldown before each of several horizons (WSD-S).
 
-    The rate at count i is `values[i]`, and the last value after the end. Between
-    integers a float count reads the value before it, so that the derivative with
-    respect to the count is 0; that with respect to a traced table is exact.
+    It is `constant`, except over the `round(cooldown_fraction * end)` steps before
+    each end, where it cools down as `wsd(total_steps=end)` does. At an end it is back
+    at the peak without another warmup, and after the last end it stays there: the run
+    goes on from the cooled model. An end that is added later changes no rate before its
+    own cooldown.
 
     Args:
-      values: rates at counts 0, 1, 2, ...: a one-dimensional table, not empty.
+      peak: the rate from count `warmup_steps` on, outside the cooldowns.
+      ends: the horizons, ascending counts from the start of the run; after update
+        number `end` the model is cooled.
+      cooldown_fraction: a cooldown's share of the steps up to its end, in [0, 1]; by
+        default 0.1. With 0 there is none.
+      shape: a shape of `SHAPES`, as for `cooldown`; by default "linear".
+      final_fraction: the rate that a cooldown leads to as a fraction of the peak, in
+        [0, 1]; by default 0.1.
+      warmup_steps: steps of linear warmup to the peak; by default 0, none at all.
+      warmup_start: rate at count 0 as a fraction of the peak; by default 0.1.
 
     Returns:
       The schedule, a callable from count to rate.
 
     Raises:
-      ValueError: the table has another shape, or a rate is negative or not finite.
+      ValueError: an argument is out of range, or a cooldown starts before the warmup or
+        the cooldown before it has ended.
 
     Example:
-      >>> schedule = from_values(values=[0.5, 1.0, 0.25])
-      >>> [float(schedule(count)) for count in (0, 1, 2, 10**9)]
-      [0.5, 1.0, 0.25, 0.25]
+      >>> schedule = wsd_simplified(peak=1.0, ends=[100, 200], final_fraction=0.0)
+      >>> [float(schedule(count)) for count in (0, 95, 100, 180, 190, 200, 10**9)]
+      [1.0, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0]
+
+    Source: Wen et al., "Understanding Warmup-Stable-Decay Learning Rates", 2024, arXiv
+    2410.05192. The paper's shape and share of the cooldowns are not known to us: the
+    defaults are those of `wsd`.
     """
-    table = values if isinstance(values, jax.Array) else np.array(values)
-    numeric = any(jnp.issubdtype(table.dtype, k) for k in (jnp.floating, jnp.integer))
-    if table.ndim != 1 or len(table) == 0 or not numeric:
-        raise ValueError(
-            f"values of shape {table.shape} and type {table.dtype} must be a "
-            "one-dimensional table of at least one number"
-        )
-    if not isinstance(table, jax.core.Tracer):
-        rates = np.asarray(table, float)
-        for i in np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))[:1]:
-            _pieces.require_rate(**{f"values[{i}]": float(rates[i])})
+    trunk = constant(peak=peak, warmup_steps=warmup_steps, warmup_start=warmup_start)
+    _pieces.require_ascending(ends=ends)
+    _pieces.require_fraction(cooldown_fraction=cooldown_fraction)
+    decay = multiplier(shape, final_fraction)
+    lengths = [round(float(cooldown_fraction) * int(end)) for end in ends]
+    starts = [end - length for end, length in zip(ends, lengths, strict=True)]
+    for start, free in zip(starts, [warmup_steps, *ends], strict=False):
+        if start < free:
+            raise ValueError(
+                f"cooldown_fraction={cooldown_fraction} starts a cooldown at {start}, "
+                f"which must be at least {free}: warmup_steps={warmup_steps} and "
+                f"ends={list(ends)}"
+            )
+    pieces = np.array([starts, lengths])
 
     def schedule(count: ArrayLike) -> jax.Array:
-        index = _pieces.elapsed(count, 0, len(table) - 1).astype(int)
-        if isinstance(index, jax.Array):
-            return _pieces.as_float(table)[index]
-        return _pieces.as_float(table[index])
+        index = _pieces.passed(count, ends).clip(None, len(ends) - 1)
+        xp = jnp if isinstance(index, jax.Array) else np
+        start, length = xp.asarray(pieces)[:, index]
+        cools = (count >= start) & (count < start + length)
+        past = _pieces.elapsed(count, start, length)
+        # A cooldown of no steps never comes to use this.
+        x = _pieces.as_float(past) / _pieces.as_float(xp.maximum(length, 1))
+        return trunk(count) * jnp.where(cools, decay(x), 1)
 
     return schedule

@@ -1,6 +1,16 @@
 """Training: one horizon-free run, its averages, its snapshots."""
 
 from anytime_jax.training.loop import Preempted, prepare, run, train
+from anytime_jax.training.recipe import Plan, plan
 from anytime_jax.training.snapshots import restore_weights, stored_steps
 
-__all__ = ["Preempted", "prepare", "restore_weights", "run", "stored_steps", "train"]
+__all__ = [
+    "Plan",
+    "Preempted",
+    "plan",
+    "prepare",
+    "restore_weights",
+    "run",
+    "stored_steps",
+    "train",
+]

@@ -80,6 +80,60 @@ class Recipe:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a config says about the course of a run: how long, at which rates.
+
+    Attributes:
+      model, parameters, tokens_per_step, start_step, total_steps, horizons: as in
+        `Recipe`.
+      schedule: the learning rate by count.
+    """
+
+    model: models.Model
+    parameters: Mapping[str, int]
+    tokens_per_step: int
+    schedule: optax.Schedule
+    start_step: int
+    total_steps: int
+    horizons: tuple[int, ...]
+
+
+def plan(config: ml_collections.ConfigDict) -> Plan:
+    """Plans a run from its config, whatever its data, optimizer and devices.
+
+    Args:
+      config: as `configs/tiny.py` documents it.
+
+    Returns:
+      A `Plan`.
+
+    Raises:
+      ValueError: a value is not allowed; the message names its key, the value and what
+        is.
+    """
+    _check_sizes(config)
+    model = models.build(config.model.to_dict())
+    parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    tokens_per_step = config.batch_size * config.sequence_length
+    scale = dict(
+        tokens_per_step=tokens_per_step, non_embedding=parameters["non_embedding"]
+    )
+    spec, start_step, total_steps = _run_length(config, scale)
+    schedule = schedules.build(spec, total_steps, tokens_per_step)
+    horizons = durations.to_steps("horizons", config.horizons, several=True, **scale)
+    horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
+    return Plan(
+        model=model,
+        parameters=parameters,
+        tokens_per_step=tokens_per_step,
+        schedule=schedule,
+        start_step=start_step,
+        total_steps=total_steps,
+        horizons=tuple(sorted(horizons)),
+    )
+
+
 def build(config: ml_collections.ConfigDict) -> Recipe:
     """Builds a run from its config.
 
@@ -93,48 +147,40 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
       ValueError: a value is not allowed; the message names its key, the value and what
         is.
     """
-    _check_sizes(config)
-    model = models.build(config.model.to_dict())
+    made = plan(config)
     mesh = sharding.make_mesh(**config.mesh)
     part = config.batch_size // config.accumulation
     sharding.check_batch("batch_size / accumulation", part, mesh)
     sharding.check_batch("evaluation.batch_size", config.evaluation.batch_size, mesh)
     vocab_size = data.check(**config.data, sequence_length=config.sequence_length)
-    if vocab_size > model.vocab_size:
+    if vocab_size > made.model.vocab_size:
         raise ValueError(
-            f"model.vocab_size={model.vocab_size} must be at least the {vocab_size} of "
-            f"the data, of data.source={config.data.source!r} and data.tokenizer="
-            f"{config.data.tokenizer!r}"
+            f"model.vocab_size={made.model.vocab_size} must be at least the "
+            f"{vocab_size} of the data, of data.source={config.data.source!r} and "
+            f"data.tokenizer={config.data.tokenizer!r}"
         )
 
-    parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    tokens_per_step = config.batch_size * config.sequence_length
-    scale = dict(
-        tokens_per_step=tokens_per_step, non_embedding=parameters["non_embedding"]
-    )
-    spec, start_step, total_steps = _run_length(config, scale)
-    schedule = schedules.build(spec, total_steps=total_steps)
     averages = averaging.build(config.averages.to_dict())
-    optimizer = make_optimizer(config, schedule, averages)
-    _check_state(config, model, optimizer, mesh)
+    optimizer = make_optimizer(config, made.schedule, averages)
+    _check_state(config, made.model, optimizer, mesh)
 
-    horizons = durations.to_steps("horizons", config.horizons, several=True, **scale)
-    horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
     branch_starts = set()
-    if schedules.horizon_free(spec["name"]):
-        branch_starts = {h * tenths // 10 for h in horizons for tenths in (8, 9)}
-    quarter = durations.TOKENS_PER_PARAMETER * scale["non_embedding"] / 4
-    every = config.snapshots.every or max(1, round(quarter / tokens_per_step))
+    if schedules.horizon_free(config.schedule.name):
+        branch_starts = {h * tenths // 10 for h in made.horizons for tenths in (8, 9)}
+    quarter = durations.TOKENS_PER_PARAMETER * made.parameters["non_embedding"] / 4
+    every = config.snapshots.every or max(1, round(quarter / made.tokens_per_step))
     return Recipe(
-        model=model,
+        model=made.model,
         optimizer=optimizer,
         mesh=mesh,
-        parameters=parameters,
-        tokens_per_step=tokens_per_step,
-        start_step=start_step,
-        total_steps=total_steps,
-        horizons=tuple(sorted(horizons)),
-        evaluations=_log_spaced(start_step + 1, total_steps, config.evaluation.points),
+        parameters=made.parameters,
+        tokens_per_step=made.tokens_per_step,
+        start_step=made.start_step,
+        total_steps=made.total_steps,
+        horizons=made.horizons,
+        evaluations=_log_spaced(
+            made.start_step + 1, made.total_steps, config.evaluation.points
+        ),
         branch_starts=tuple(sorted(branch_starts)),
         snapshot_every=every,
         latest_every=config.snapshots.latest_every,
@@ -237,8 +283,9 @@ def _run_length(
             f"duration={config.duration.to_dict()!r} must be left at 0 in a branch, "
             "whose length is schedule.steps"
         )
+    resolved = source["resolved"]
     trunk = schedules.build(
-        source["schedule"], total_steps=source["resolved"]["total_steps"]
+        source["schedule"], resolved["total_steps"], resolved["tokens_per_step"]
     )
     return spec | dict(trunk=trunk, start=start), start, start + steps
 

@@ -1,0 +1,48 @@
+"""The flag --config and its overrides, as any verb reads them."""
+
+import sys
+
+import pytest
+from absl import flags
+
+from anytime_jax.commands import config_files, errors
+
+CONFIG = "--config=configs/tiny.py:linear"
+
+
+def parse(*arguments, verb="walk"):
+    def define(values):
+        flags.DEFINE_integer("pace", 3, "", flag_values=values)
+
+    return config_files.parse(verb, arguments, define)
+
+
+def test_the_verbs_own_flags_stand_beside_the_config(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "--config.seed=9"])
+    values = parse("--pace=5", CONFIG, "--config.schedule.peak=0.5")
+    assert values.pace == 5
+    assert (values.config.schedule.name, values.config.schedule.peak) == ("linear", 0.5)
+    assert values.config.is_locked and values.config.seed == 0
+    assert parse(CONFIG).pace == 3
+    assert sys.argv == ["pytest", "--config.seed=9"]
+
+
+def test_a_flag_of_another_verb_is_refused_with_the_way_to_help():
+    with pytest.raises(errors.BadInput, match=r"'workdir'.*anytime_jax walk --help"):
+        parse(CONFIG, "--workdir=x")
+
+
+def test_a_config_imports_those_beside_it(tmp_path):
+    folder = tmp_path / "configs_of_mine"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "base.py").write_text("SEED = 7\n")
+    (folder / "other.py").write_text(
+        "import ml_collections\n"
+        "from configs_of_mine import base\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict(dict(seed=base.SEED))\n"
+    )
+    before = list(sys.path)
+    assert config_files.load_config(str(folder / "other.py")).seed == 7
+    assert sys.path == before
