@@ -2,13 +2,15 @@
 
 An average is a schedule too: from update, counted from 1, to the mixing weight of the
 newest parameters. `track` keeps any number of them inside an optimizer's state, `read`
-takes one out, and `kernel` says exactly what it remembers.
+takes one out, and `kernel` says exactly what it remembers. `merging` combines what was
+stored into the averages that were not tracked.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from anytime_jax import specs
+from anytime_jax.averaging import merging
 from anytime_jax.averaging.kernels import (
     effective_samples,
     implied_decay,
@@ -53,6 +55,7 @@ __all__ = [
     "latest",
     "mass",
     "mean_age",
+    "merging",
     "polynomial",
     "power",
     "read",

@@ -32,7 +32,7 @@ def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
     weights.require_count("steps", steps, least=1)
     weights.require_count("every", every, least=1)
     stops = np.arange(every, steps + 1, every)
-    masses = _masses(average, stops, every)
+    masses = shares(average, stops, every)
     coefficients = np.zeros(steps)
     # The product over later ticks, as a sum of logarithms: log1p(-1) is -inf, and a
     # share of 1 does erase all that came before.
@@ -113,8 +113,15 @@ def implied_decay(average: Callable, steps: int, *, every: int = 1) -> np.ndarra
     return np.cumsum(kernel(average, steps, every=every)[::-1])[::-1]
 
 
-def _masses(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+def shares(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+    """Returns the share of the newest weights at each tick, float64.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      stops: int [ticks], the update of each tick.
+      every: updates between ticks.
+    """
     if isinstance(average, weights.Average) and average.share is not None:
         return np.asarray(average.mass(stops - every, stops), np.float64)
-    shares = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
-    return np.asarray(shares, np.float64)
+    product = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
+    return np.asarray(product, np.float64)
