@@ -7,9 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from anytime_jax import averaging
+from anytime_jax import averaging, training
 from anytime_jax.averaging import merging as coefficients_of
-from anytime_jax.training import config_file, loop, merging, sharding, snapshots
+from anytime_jax.training import (
+    config_file,
+    loop,
+    merging,
+    metrics,
+    sharding,
+    snapshots,
+    stored,
+)
 from tests import small
 
 STEPS = 40
@@ -23,6 +31,7 @@ def workdir(tmp_path_factory):
     """A run that tracks what synthesis starts from, and what it should find."""
     folder = tmp_path_factory.mktemp("runs") / "trunk"
     config = small.config(
+        model__layers=1,
         averages__narrow=dict(name="power", sigma_rel=0.05),
         averages__wide=dict(name="power", sigma_rel=0.10),
         averages__inside=TARGETS["inside"],
@@ -38,7 +47,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def like():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    recipe = loop.recipe_lib.build(small.config())
+    recipe = loop.recipe_lib.build(small.config(model__layers=1))
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
@@ -197,6 +206,13 @@ def test_a_merge_of_merges_and_on_a_mesh(written, workdir, like):
     assert _difference(placed, merging.merge(plan)) == 0
 
 
+def test_a_shape_may_be_a_function(workdir):
+    recipe = dict(name="from_decay", shape=lambda x: 1 - x)
+    plan = merging.plan(workdir, recipe, steps=[36, 40])
+    assert [source.coefficient for source in plan.sources] == [0.5, 0.5]
+    assert "<lambda>" in plan.to_json()["recipe"]["shape"]
+
+
 def test_nothing_is_overwritten(written, workdir):
     out, plan = written
     for there in (out, workdir, out / "config.json"):
@@ -206,7 +222,7 @@ def test_nothing_is_overwritten(written, workdir):
 
 def test_a_merge_is_not_a_run_to_go_on_with(written):
     out, _ = written
-    config = small.config(duration__steps=STEPS, snapshots__every=4)
+    config = small.config(model__layers=1, duration__steps=STEPS)
     with pytest.raises(ValueError, match="differs from the run in"):
         loop.prepare(config, out)
 
@@ -221,6 +237,41 @@ def test_an_average_that_started_late_has_its_own_clock(workdir):
     expected = averaging.kernel(averaging.age_ema(divisor=25.0), 10)
     np.testing.assert_allclose(kernel[31:], expected, rtol=1e-12)
     np.testing.assert_allclose(kernel[30], 1 - expected.sum(), atol=1e-12)
+
+
+def test_stored_weights_have_the_loss_that_was_recorded(workdir, written):
+    recorded = {
+        key.removeprefix("horizon/loss/"): value
+        for record in metrics.read(workdir)
+        for key, value in record.items()
+        if key.startswith("horizon/loss/") and record["step"] == STEPS
+    }
+    assert len(recorded) == 7
+    found = training.evaluate(workdir)
+    assert list(found) == snapshots.stored_weights(workdir, STEPS)
+    assert found.keys() == recorded.keys()
+    for name in found:
+        np.testing.assert_allclose(found[name], recorded[name], rtol=1e-5)
+    some = training.evaluate(workdir, 20, ["ema25"])
+    assert list(some) == ["ema25"]
+    assert some["ema25"] != found["ema25"]
+    # A merge of averages of neighbouring steps is near them.
+    merged = training.evaluate(written[0])
+    assert abs(merged["raw"] - found["ema25"]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows", "devices"),
+    [
+        (dict(data=2, fsdp=2, tensor=2), 8, 8),
+        (dict(data=-1, fsdp=1, tensor=1), 6, 6),
+        (dict(data=64, fsdp=1, tensor=1), 5, 5),
+        (dict(data=64, fsdp=1, tensor=1), 9, 3),
+    ],
+)
+def test_evaluation_needs_no_device_of_the_run(mesh, rows, devices):
+    config = dict(mesh=mesh, evaluation=dict(batch_size=rows))
+    assert stored._mesh(config).size == devices
 
 
 @pytest.mark.parametrize(

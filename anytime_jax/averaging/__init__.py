@@ -12,10 +12,13 @@ from typing import Any
 from anytime_jax import specs
 from anytime_jax.averaging import merging
 from anytime_jax.averaging.kernels import (
+    Moments,
     effective_samples,
     implied_decay,
     kernel,
     mean_age,
+    moments,
+    tail_sums,
 )
 from anytime_jax.averaging.state import attach, detach, read
 from anytime_jax.averaging.transform import (
@@ -42,6 +45,7 @@ _FACTORIES = (latest, uniform, age_ema, power, polynomial, ema, tail)
 __all__ = [
     "Average",
     "AverageState",
+    "Moments",
     "TrackState",
     "age_ema",
     "attach",
@@ -56,11 +60,13 @@ __all__ = [
     "mass",
     "mean_age",
     "merging",
+    "moments",
     "polynomial",
     "power",
     "read",
     "start",
     "tail",
+    "tail_sums",
     "track",
     "uniform",
 ]

@@ -284,7 +284,12 @@ def given(coefficients: Sequence[float], n: int) -> np.ndarray:
       array([-1.,  2.])
     """
     weights.require_count("n", n, least=1)
-    checked = np.asarray(coefficients, np.float64)
+    try:
+        checked = np.asarray(coefficients, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"coefficients={coefficients!r} must be {n} numbers, one per snapshot"
+        ) from error
     if checked.shape != (n,):
         raise ValueError(
             f"coefficients={_listed(checked)} must be {n} numbers, one per snapshot"

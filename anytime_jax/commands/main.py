@@ -9,6 +9,9 @@ from anytime_jax.commands.errors import BadInput
 VERBS = {
     "train": "train a run from a config file, or go on with it",
     "report": "tabulate and plot the exits of runs beside their envelope",
+    "merge": "merge snapshots of a run into a new one",
+    "evaluate": "print the loss of stored weights",
+    "kernel": "print and plot what averages and merges remember",
 }
 
 _LISTED = "\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items())

@@ -1,6 +1,17 @@
 """Training: one horizon-free run, its averages, its snapshots."""
 
+from anytime_jax.training import merging
 from anytime_jax.training.loop import Preempted, prepare, run, train
 from anytime_jax.training.snapshots import restore_weights, stored_steps
+from anytime_jax.training.stored import evaluate
 
-__all__ = ["Preempted", "prepare", "restore_weights", "run", "stored_steps", "train"]
+__all__ = [
+    "Preempted",
+    "evaluate",
+    "merging",
+    "prepare",
+    "restore_weights",
+    "run",
+    "stored_steps",
+    "train",
+]

@@ -31,6 +31,9 @@ from anytime_jax.training import config_file, snapshots
 
 Tree = Any
 
+# Relative to the largest, a coefficient that is left over from rounding.
+_NEGLIGIBLE = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -65,7 +68,7 @@ class Plan:
     Attributes:
       workdir: the run's folder.
       recipe: as it was given.
-      sources: from the oldest to the newest, without those of coefficient 0.
+      sources: from the oldest to the newest, those with a coefficient.
       quality: of `window` and `synthesize`: `error`, `condition`, `amplification`.
     """
 
@@ -84,8 +87,8 @@ class Plan:
         return kernel(self.sources)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns where the merge comes from, for the snapshot's `meta`."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Returns where the merge comes from; a function in it becomes its repr."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=repr))
 
 
 def kernel(sources: Sequence[Source]) -> np.ndarray:
@@ -164,12 +167,10 @@ def plan(
     config = config_file.read(workdir)
     run = _Run(workdir, config, _chosen_steps(workdir, steps), weights)
     sources, quality = specs.call(recipe, run.recipes, "recipe")
-    sources = sorted(
-        (source for source in sources if source.coefficient),
-        key=lambda source: source.step,
-    )
-    recipe = json.loads(json.dumps(recipe))
-    return Plan(str(pathlib.Path(workdir)), recipe, tuple(sources), quality)
+    least = _NEGLIGIBLE * max(abs(source.coefficient) for source in sources)
+    sources = [source for source in sources if abs(source.coefficient) > least]
+    sources.sort(key=lambda source: source.step)
+    return Plan(str(workdir), recipe, tuple(sources), quality)
 
 
 def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
@@ -255,11 +256,12 @@ class _Run:
         return self._decayed(merging.quadratic_accurate, shape, final_fraction)
 
     def window(self, start: int, stop: int, limit: float = 1e-3):
-        named = [k for k, v in self._config["averages"].items() if _is_uniform(v)]
+        averages = self._config["averages"]
+        named = [name for name in averages if averages[name]["name"] == "uniform"]
         if not named:
             raise ValueError(
                 f"recipe 'window' needs a uniform average, and {self._workdir!s} "
-                f"tracks {_listed(self._config['averages']) or 'none'}"
+                f"tracks {_listed(averages) or 'none'}"
             )
         sources = [self._source(step, named[0]) for step in (start, stop)]
         first, last = (source.step - source.start for source in sources)
@@ -269,11 +271,7 @@ class _Run:
                 "anew between them"
             )
         tracking = self._config["tracking"]
-        accuracy = dict(
-            every=tracking["every"],
-            dtype=tracking["dtype"],
-            compensated=tracking["compensated"],
-        )
+        accuracy = {key: tracking[key] for key in ("every", "dtype", "compensated")}
         error = merging.window_error(first, last, **accuracy)
         if error > limit:
             # The worst case does not do; how far the weights are says more.
@@ -283,8 +281,11 @@ class _Run:
         return _with(sources, coefficients), {"error": error}
 
     def synthesize(
-        self, target: Mapping[str, Any], ridge: float = 0.0, limit: float = 0.05
+        self, target: Mapping[str, Any] | str, ridge: float = 0.0, limit: float = 0.05
     ):
+        target = {"name": target} if isinstance(target, str) else target
+        if not isinstance(target, Mapping):
+            raise ValueError(f"target={target!r} must be dict(name=...) or a name")
         average = averaging.build({"target": target})["target"]
         sources = [
             self._source(step, name)
@@ -296,11 +297,8 @@ class _Run:
         start = self._config["branch"]["step"]
         wanted = merging.Stored(average, self._steps[-1], start=start)
         found = merging.synthesize(wanted, stored, ridge=ridge, limit=limit)
-        quality = dict(
-            error=found.error,
-            condition=found.condition,
-            amplification=found.amplification,
-        )
+        reported = ("error", "condition", "amplification")
+        quality = {key: getattr(found, key) for key in reported}
         return _with(sources, found.coefficients), quality
 
     def _merged(self, coefficients):
@@ -391,10 +389,6 @@ def _with(sources: Sequence[Source], coefficients: Sequence[float]) -> list[Sour
         dataclasses.replace(source, coefficient=float(coefficient))
         for source, coefficient in zip(sources, coefficients, strict=True)
     ]
-
-
-def _is_uniform(spec: Mapping[str, Any]) -> bool:
-    return spec["name"] == "uniform"
 
 
 def _listed(values) -> str:
