@@ -12,6 +12,7 @@ from anytime_jax.averaging import merging as coefficients_of
 from anytime_jax.training import (
     config_file,
     loop,
+    merge_recipes,
     merging,
     metrics,
     sharding,
@@ -122,7 +123,7 @@ def test_a_synthesised_average_is_the_one_that_was_tracked(workdir, like, name):
     config["averages"] = {
         k: v for k, v in config["averages"].items() if k not in TARGETS
     }
-    run = merging._Run(workdir, config, [12, 20, 32, 40], "raw")
+    run = merge_recipes.Recipes(workdir, config, [12, 20, 32, 40], "raw")
     sources, quality = run.synthesize(TARGETS[name])
     assert {s.weights for s in sources} == {"raw", "ema25", "uniform", "narrow", "wide"}
     plan = merging.Plan(str(workdir), {}, tuple(sources), quality)
@@ -196,10 +197,13 @@ def test_a_merge_is_a_snapshot_with_its_provenance(written, workdir, like):
     assert config == {**config_file.read(workdir), "averages": {}}
 
 
-def test_a_merge_of_merges_and_on_a_mesh(written, workdir, like):
-    out, plan = written
-    again = merging.plan(out, dict(name="uniform"))
-    assert _difference(merging.merge(again), merging.merge(plan)) == 0
+def test_a_merge_is_not_merged_again(written):
+    with pytest.raises(ValueError, match="is a merge itself; give the run it comes fr"):
+        merging.plan(written[0], dict(name="uniform"))
+
+
+def test_a_merge_may_be_sharded(written):
+    _, plan = written
     place = jax.NamedSharding(sharding.make_mesh(), jax.P())
     placed = merging.merge(plan, place)
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(placed))
@@ -228,8 +232,8 @@ def test_a_merge_is_not_a_run_to_go_on_with(written):
 
 
 def test_an_average_that_started_late_has_its_own_clock(workdir):
-    run = merging._Run(workdir, config_file.read(workdir), [40], "ema25")
-    source = run._source(40, "ema25")
+    run = merge_recipes.Recipes(workdir, config_file.read(workdir), [40], "ema25")
+    source = run.source(40, "ema25")
     assert (source.start, source.every) == (0, 1)
     late = merging.Source(40, "ema25", source.average, every=1, start=30)
     kernel = merging.kernel([late])
@@ -346,11 +350,12 @@ def test_bad_recipes_are_named(workdir, recipe, arguments, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_without_a_run_or_without_a_mean(tmp_path, written):
+def test_a_folder_without_a_run_or_without_a_mean(tmp_path, workdir):
     with pytest.raises(ValueError, match="holds no run"):
         merging.plan(tmp_path, dict(name="uniform"))
-    out, _ = written
+    config = config_file.read(workdir) | {"averages": {}}
+    run = merge_recipes.Recipes(workdir, config, [20, 40], "raw")
     with pytest.raises(
         ValueError, match=r"needs a uniform average, and .* tracks none"
     ):
-        merging.plan(out, dict(name="window", start=20, stop=40))
+        run.window(20, 40)

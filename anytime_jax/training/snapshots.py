@@ -133,13 +133,26 @@ def restore_weights(
       ValueError: the snapshot has no such weights, and the message lists what it has;
         or they are of another model.
     """
-    item = _item(name)
-    _check_items(workdir, step, [item])
-    _check_shapes(workdir, step, name, like)
-    target = like if name == "raw" else {"value": like}
+    check_weights(workdir, step, name, like)
+    return restore_part(workdir, step, name, like)
+
+
+def restore_part(workdir: str | os.PathLike, step: int, name: str, part: Tree) -> Tree:
+    """Restores some leaves of one set of weights and reads no other; checks nothing.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      part: shapes, dtypes and shardings; leaves that are not wanted are `...`.
+
+    Returns:
+      The weights, with `...` where nothing was wanted.
+    """
+    target = part if name == "raw" else {"value": part}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
-            _folder(workdir, step) / item,
+            _folder(workdir, step) / _item(name),
             args=ocp.args.PyTreeRestore(
                 target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -147,6 +160,22 @@ def restore_weights(
             ),
         )
     return restored if name == "raw" else restored["value"]
+
+
+def check_weights(workdir: str | os.PathLike, step: int, name: str, like: Tree) -> None:
+    """Refuses weights that are not stored, or are of another model.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      like: the shapes that the weights shall have.
+
+    Raises:
+      ValueError: they are not as wanted.
+    """
+    _check_items(workdir, step, [_item(name)])
+    _check_shapes(workdir, step, name, like)
 
 
 def stored_weights(workdir: str | os.PathLike, step: int) -> list[str]:
