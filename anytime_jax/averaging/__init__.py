@@ -2,18 +2,23 @@
 
 An average is a schedule too: from update, counted from 1, to the mixing weight of the
 newest parameters. `track` keeps any number of them inside an optimizer's state, `read`
-takes one out, and `kernel` says exactly what it remembers.
+takes one out, and `kernel` says exactly what it remembers. `merging` combines what was
+stored into the averages that were not tracked.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from anytime_jax import specs
+from anytime_jax.averaging import merging
 from anytime_jax.averaging.kernels import (
+    Moments,
     effective_samples,
     implied_decay,
     kernel,
     mean_age,
+    moments,
+    tail_sums,
 )
 from anytime_jax.averaging.state import attach, detach, read
 from anytime_jax.averaging.transform import (
@@ -40,6 +45,7 @@ _FACTORIES = (latest, uniform, age_ema, power, polynomial, ema, tail)
 __all__ = [
     "Average",
     "AverageState",
+    "Moments",
     "TrackState",
     "age_ema",
     "attach",
@@ -53,11 +59,14 @@ __all__ = [
     "latest",
     "mass",
     "mean_age",
+    "merging",
+    "moments",
     "polynomial",
     "power",
     "read",
     "start",
     "tail",
+    "tail_sums",
     "track",
     "uniform",
 ]

@@ -1,10 +1,63 @@
 """What an average remembers, exactly: its coefficients and their moments."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from anytime_jax.averaging import weights
+
+
+class Moments(NamedTuple):
+    """What there is to say about a kernel in a few numbers.
+
+    Attributes:
+      mean_age: in updates, `sum_i p_i (steps - i)`.
+      effective_samples: `1 / sum_i p_i^2`, the factor by which an average of
+        independent noise reduces its variance.
+      initial: the share of the initial parameters, p_0.
+    """
+
+    mean_age: float
+    effective_samples: float
+    initial: float
+
+
+def moments(kernel_T1: np.ndarray) -> Moments:
+    """Returns the moments of any kernel, of an average or of a merge.
+
+    Args:
+      kernel_T1: the coefficients of theta_0 ... theta_steps, which sum to 1.
+
+    Returns:
+      `Moments`.
+
+    Example:
+      >>> moments(np.array([0.0, 0.5, 0.5]))
+      Moments(mean_age=0.5, effective_samples=2.0, initial=0.0)
+    """
+    ages = np.arange(len(kernel_T1) - 1, -1, -1)
+    return Moments(
+        mean_age=float(kernel_T1 @ ages),
+        effective_samples=float(1.0 / (kernel_T1 @ kernel_T1)),
+        initial=float(kernel_T1[0]),
+    )
+
+
+def tail_sums(kernel_T1: np.ndarray) -> np.ndarray:
+    """Returns the learning-rate multiplier that any kernel imitates, per update.
+
+    Args:
+      kernel_T1: the coefficients of theta_0 ... theta_steps.
+
+    Returns:
+      float64 [steps]; see `implied_decay`.
+
+    Example:
+      >>> tail_sums(np.array([0.0, 0.5, 0.5]))
+      array([1. , 0.5])
+    """
+    return np.cumsum(kernel_T1[::-1])[::-1][1:]
 
 
 def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
@@ -32,7 +85,7 @@ def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
     weights.require_count("steps", steps, least=1)
     weights.require_count("every", every, least=1)
     stops = np.arange(every, steps + 1, every)
-    masses = _masses(average, stops, every)
+    masses = shares(average, stops, every)
     coefficients = np.zeros(steps)
     # The product over later ticks, as a sum of logarithms: log1p(-1) is -inf, and a
     # share of 1 does erase all that came before.
@@ -60,9 +113,7 @@ def mean_age(average: Callable, steps: int, *, every: int = 1) -> float:
       >>> round(mean_age(weights.uniform(), 101), 6)
       50.0
     """
-    coefficients = kernel(average, steps, every=every)
-    ages = np.arange(steps - 1, -1, -1)
-    return float(coefficients @ ages + (1.0 - coefficients.sum()) * steps)
+    return moments(_whole(average, steps, every)).mean_age
 
 
 def effective_samples(average: Callable, steps: int, *, every: int = 1) -> float:
@@ -83,9 +134,7 @@ def effective_samples(average: Callable, steps: int, *, every: int = 1) -> float
       >>> round(effective_samples(weights.uniform(), 100), 6)
       100.0
     """
-    coefficients = kernel(average, steps, every=every)
-    initial = 1.0 - coefficients.sum()
-    return float(1.0 / (coefficients @ coefficients + initial**2))
+    return moments(_whole(average, steps, every)).effective_samples
 
 
 def implied_decay(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
@@ -110,11 +159,24 @@ def implied_decay(average: Callable, steps: int, *, every: int = 1) -> np.ndarra
 
     Source: WSM, 2025, arXiv 2507.17634, where it turns decays into merges of snapshots.
     """
-    return np.cumsum(kernel(average, steps, every=every)[::-1])[::-1]
+    return tail_sums(_whole(average, steps, every))
 
 
-def _masses(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+def shares(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+    """Returns the share of the newest weights at each tick, float64.
+
+    Args:
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      stops: int [ticks], the update of each tick.
+      every: updates between ticks.
+    """
     if isinstance(average, weights.Average) and average.share is not None:
         return np.asarray(average.mass(stops - every, stops), np.float64)
-    shares = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
-    return np.asarray(shares, np.float64)
+    product = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
+    return np.asarray(product, np.float64)
+
+
+def _whole(average: Callable, steps: int, every: int) -> np.ndarray:
+    """The kernel with the share of the initial parameters before it."""
+    coefficients = kernel(average, steps, every=every)
+    return np.append(1.0 - coefficients.sum(), coefficients)

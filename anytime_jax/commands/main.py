@@ -10,6 +10,9 @@ VERBS = {
     "train": "train a run from a config file, or go on with it",
     "schedule": "draw the learning rate of a config against the step",
     "report": "tabulate and plot the exits of runs beside their envelope",
+    "merge": "merge snapshots of a run into a new one",
+    "evaluate": "print the loss of stored weights",
+    "kernel": "print and plot what averages and merges remember",
 }
 
 _LISTED = "\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items())

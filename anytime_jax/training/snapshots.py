@@ -2,7 +2,8 @@
 
     WORKDIR/snapshots/STEP/    raw, average_NAME, optimizer, meta; STEP = updates done
 
-Evaluating or merging loads one item and nothing else, on any devices.
+Evaluating or merging loads one item and nothing else, on any devices. A merge is a
+snapshot too, of raw and meta alone.
 """
 
 import os
@@ -132,13 +133,26 @@ def restore_weights(
       ValueError: the snapshot has no such weights, and the message lists what it has;
         or they are of another model.
     """
-    item = _item(name)
-    _check_items(workdir, step, [item])
-    _check_shapes(workdir, step, name, like)
-    target = like if name == "raw" else {"value": like}
+    check_weights(workdir, step, name, like)
+    return restore_part(workdir, step, name, like)
+
+
+def restore_part(workdir: str | os.PathLike, step: int, name: str, part: Tree) -> Tree:
+    """Restores some leaves of one set of weights and reads no other; checks nothing.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      part: shapes, dtypes and shardings; leaves that are not wanted are `...`.
+
+    Returns:
+      The weights, with `...` where nothing was wanted.
+    """
+    target = part if name == "raw" else {"value": part}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
-            _folder(workdir, step) / item,
+            _folder(workdir, step) / _item(name),
             args=ocp.args.PyTreeRestore(
                 target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -146,6 +160,123 @@ def restore_weights(
             ),
         )
     return restored if name == "raw" else restored["value"]
+
+
+def check_weights(workdir: str | os.PathLike, step: int, name: str, like: Tree) -> None:
+    """Refuses weights that are not stored, or are of another model.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      like: the shapes that the weights shall have.
+
+    Raises:
+      ValueError: they are not as wanted.
+    """
+    _check_items(workdir, step, [_item(name)])
+    _check_shapes(workdir, step, name, like)
+
+
+def stored_weights(workdir: str | os.PathLike, step: int) -> list[str]:
+    """Returns the names of the weights in a snapshot: `raw`, and then its averages.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+
+    Raises:
+      ValueError: there is no such snapshot.
+    """
+    _check_items(workdir, step, [])
+    names = [path.name for path in _folder(workdir, step).iterdir() if path.is_dir()]
+    averages = sorted(_name(one) for one in names if one.startswith("average_"))
+    return ["raw"] * ("raw" in names) + averages
+
+
+def weights_like(
+    workdir: str | os.PathLike, step: int, name: str, place: jax.sharding.Sharding
+) -> Tree:
+    """Returns the shapes and dtypes of weights, as they are stored.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: `raw` or the name of an average.
+      place: the sharding that every leaf shall have.
+
+    Returns:
+      What `restore_weights` takes; no model is needed for it.
+
+    Raises:
+      ValueError: the snapshot has no such weights.
+    """
+    _check_items(workdir, step, [_item(name)])
+    stored = _metadata(workdir, step, name)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        stored if name == "raw" else stored["value"],
+    )
+
+
+def restore_count(workdir: str | os.PathLike, step: int, name: str) -> int:
+    """Returns how many updates an average has seen.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+      name: of the average; `raw` has seen every update.
+
+    Raises:
+      ValueError: the snapshot has no such average.
+    """
+    _check_items(workdir, step, [_item(name)])
+    if name == "raw":
+        return step
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(
+            _folder(workdir, step) / _item(name),
+            args=ocp.args.PyTreeRestore(
+                {"count": 0},
+                restore_args={"count": ocp.RestoreArgs(restore_type=int)},
+                partial_restore=True,
+            ),
+        )
+    return int(restored["count"])
+
+
+def read_meta(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
+    """Returns what a snapshot says about itself: `step`, `sequences`, maybe `merge`.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+
+    Raises:
+      ValueError: there is no such snapshot.
+    """
+    _check_items(workdir, step, ["meta"])
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(_folder(workdir, step) / "meta")
+
+
+def save_weights(
+    workdir: str | os.PathLike, step: int, weights: Tree, meta: dict[str, Any]
+) -> None:
+    """Saves a snapshot of weights alone; an interruption leaves no half of it.
+
+    Args:
+      workdir: the folder, made if it is not there.
+      step: updates done; there must be no snapshot of it.
+      weights: what to save as `raw`.
+      meta: what JSON can express; `step` is added.
+    """
+    items = ocp.args.Composite(
+        raw=ocp.args.StandardSave(weights),
+        meta=ocp.args.JsonSave({**meta, "step": step}),
+    )
+    with ocp.CheckpointManager(pathlib.Path(workdir).absolute() / FOLDER) as manager:
+        manager.save(step, args=items)
 
 
 class _Preservation:
@@ -192,8 +323,7 @@ def _check_items(workdir, step, wanted) -> None:
 
 def _check_shapes(workdir, step, name, like) -> None:
     """Orbax leaves out what is surplus, and gives back `like` for what is missing."""
-    handler = ocp.PyTreeCheckpointHandler()
-    stored = handler.metadata(_folder(workdir, step) / _item(name)).tree
+    stored = _metadata(workdir, step, name)
     actual = _shapes(stored if name == "raw" else stored["value"])
     wanted = _shapes(like)
     for path in sorted(actual.keys() | wanted.keys()):
@@ -202,6 +332,12 @@ def _check_shapes(workdir, step, name, like) -> None:
                 f"weights {name} of step {step} in {workdir!s} have shape "
                 f"{actual.get(path)} at {path}, where {wanted.get(path)} is wanted"
             )
+
+
+def _metadata(workdir, step, name) -> Tree:
+    """The tree of an item, with shapes and dtypes in place of arrays."""
+    handler = ocp.PyTreeCheckpointHandler()
+    return handler.metadata(_folder(workdir, step) / _item(name)).tree
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,197 @@
+"""Merges of a run's snapshots: which, with what coefficients, and into which folder.
+
+The recipes are those of `merge_recipes`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from anytime_jax import specs
+from anytime_jax.averaging import merging
+from anytime_jax.training import config_file, merge_recipes, snapshots
+from anytime_jax.training.merge_recipes import (
+    Source,
+    choose,
+    kernel,
+    listed,
+    on_cpu,
+    require_steps,
+    sources_of,
+)
+
+__all__ = [
+    "Plan",
+    "Source",
+    "check_out",
+    "choose",
+    "kernel",
+    "merge",
+    "plan",
+    "sources_of",
+    "write",
+]
+
+Tree = Any
+
+# Relative to the largest, a coefficient that is left over from rounding.
+_NEGLIGIBLE = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A merge of which no weights have been summed yet.
+
+    Attributes:
+      workdir: the run's folder.
+      recipe: as it was given.
+      sources: from the oldest to the newest, those with a coefficient.
+      quality: of `window` and `synthesize`: `error`, `condition`, `amplification`.
+    """
+
+    workdir: str
+    recipe: Mapping[str, Any]
+    sources: tuple[Source, ...]
+    quality: Mapping[str, float]
+
+    @property
+    def step(self) -> int:
+        """The step of the newest snapshot in it."""
+        return self.sources[-1].step
+
+    def kernel(self) -> np.ndarray:
+        """Returns float64 [step + 1], the coefficients of theta_0 ... theta_step."""
+        return kernel(self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns where the merge comes from; a function in it becomes its repr."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=repr))
+
+
+def plan(
+    workdir: str | os.PathLike,
+    recipe: Mapping[str, Any],
+    *,
+    steps: Sequence[int] | None = None,
+    weights: str = "raw",
+) -> Plan:
+    """Plans a merge; of the weights nothing is read but, in a `window`, two.
+
+    Args:
+      workdir: the run's folder.
+      recipe: one of those above.
+      steps: those to merge, from the oldest to the newest; all that are stored by
+        default. A `window` has its own.
+      weights: which to merge at these steps, `raw` or the name of an average; a
+        `window` takes the uniform average and `synthesize` takes all.
+
+    Returns:
+      A `Plan`.
+
+    Raises:
+      ValueError: there is no such run, a step or the weights are not stored, it is
+        a merge, or the recipe is unknown or refuses its arguments.
+    """
+    config = config_file.read(workdir)
+    steps = _chosen_steps(workdir, steps)
+    if "merge" in snapshots.read_meta(workdir, steps[-1]):
+        # Its raw weights are no iterate, so what they remember would be wrong.
+        raise ValueError(f"{workdir!s} is a merge itself; give the run it comes from")
+    run = merge_recipes.Recipes(workdir, config, steps, weights)
+    sources, quality = specs.call(recipe, run.all, "recipe")
+    least = _NEGLIGIBLE * max(abs(source.coefficient) for source in sources)
+    sources = [source for source in sources if abs(source.coefficient) > least]
+    sources.sort(key=lambda source: source.step)
+    return Plan(str(workdir), recipe, tuple(sources), quality)
+
+
+def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
+    """Sums the weights of a plan: some leaves of one snapshot in memory at a time.
+
+    Args:
+      plan: from `plan`.
+      place: the sharding of every leaf; one CPU device by default, whatever the run's
+        devices were.
+
+    Returns:
+      The merged weights, float32 (or wider, if they are stored so).
+
+    Raises:
+      ValueError: the snapshots hold different models.
+    """
+    place = place or on_cpu()
+    stored = [(plan.workdir, source.step, source.weights) for source in plan.sources]
+    likes = [snapshots.weights_like(*one, place) for one in stored]
+    for one in stored:
+        snapshots.check_weights(*one, likes[-1])
+    leaves, structure = jax.tree.flatten(likes[-1])
+    coefficients = [source.coefficient for source in plan.sources]
+    merged = []
+    for group in _groups(leaves):
+        parts = (
+            _read(one, like, group) for one, like in zip(stored, likes, strict=True)
+        )
+        merged += merging.merge(parts, coefficients)
+    return structure.unflatten(merged)
+
+
+def write(plan: Plan, out: str | os.PathLike) -> None:
+    """Merges, and leaves a folder with config.json and the snapshot.
+
+    The folder is as that of a run: its config is that of the source, without averages,
+    and the snapshot's `meta` says under `merge` where it comes from.
+
+    Args:
+      plan: from `plan`.
+      out: the folder, which must not be there.
+
+    Raises:
+      ValueError: `out` is there, or the snapshots hold different models.
+    """
+    check_out(out)
+    before = snapshots.read_meta(plan.workdir, plan.step)
+    meta = {"sequences": before["sequences"], "merge": plan.to_json()}
+    snapshots.save_weights(out, plan.step, merge(plan), meta)
+    config = config_file.read(plan.workdir) | {"averages": {}}
+    path = pathlib.Path(out) / config_file.CONFIG_FILE
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_out(out: str | os.PathLike) -> None:
+    """Refuses a folder that is there and not empty, and so nothing is overwritten."""
+    path = pathlib.Path(out)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"out={out!s} exists; a merge is written to a new folder")
+
+
+def _chosen_steps(workdir, steps: Sequence[int] | None) -> list[int]:
+    if steps is None:
+        steps = snapshots.stored_steps(workdir)
+    if not steps or list(steps) != sorted(set(steps)):
+        raise ValueError(f"steps {listed(steps) or 'none'} must be some, in order")
+    require_steps(workdir, steps)
+    return list(steps)
+
+
+def _groups(leaves: Sequence[jax.ShapeDtypeStruct]) -> Iterator[range]:
+    """Neighbours of at least a sixteenth of the whole: reading has a fixed cost."""
+    least = sum(leaf.size for leaf in leaves) / 16
+    first = size = 0
+    for index, leaf in enumerate(leaves, 1):
+        size += leaf.size
+        if size >= least or index == len(leaves):
+            yield range(first, index)
+            first, size = index, 0
+
+
+def _read(one: tuple, like: Tree, group: range) -> list[jax.Array]:
+    leaves, structure = jax.tree.flatten(like)
+    wanted = [leaf if i in group else ... for i, leaf in enumerate(leaves)]
+    part = snapshots.restore_part(*one, structure.unflatten(wanted))
+    return [leaf for leaf in jax.tree.leaves(part) if leaf is not ...]

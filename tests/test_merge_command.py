@@ -1,0 +1,309 @@
+"""The verbs merge, evaluate and kernel: what they print, write and refuse."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from anytime_jax import averaging, data, training
+from anytime_jax.averaging import merging
+from anytime_jax.commands import kernel, main
+from anytime_jax.reporting import memory
+from anytime_jax.training import config_file, recipe, snapshots, state
+from tests import small
+
+STEPS = (4, 8, 12)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The folder of a run that was never trained: weights of step, on one device."""
+    folder = tmp_path_factory.mktemp("runs") / "trunk"
+    config = small.config()
+    built = recipe.build(config)
+    first = state.init(built.model, built.optimizer, 0)
+    dataset = data.load(**config.data, sequence_length=config.sequence_length)
+    resolved = built.resolved() | {"data": dataset.description}
+    config_file.write(config, resolved, folder)
+    store = snapshots.Store(folder, keeps=lambda step: True)
+    for step in STEPS:
+        _, averages = averaging.detach(first.optimizer)
+        averages = {
+            name: average._replace(count=np.int32(step))
+            for name, average in averages.items()
+        }
+        scaled = jax.tree.map(
+            functools.partial(np.multiply, np.float32(step)), first.params
+        )
+        optimizer = averaging.attach(first.optimizer, averages)
+        store.save(state.TrainState(np.int32(step), scaled, optimizer), step, step * 8)
+        store.wait()
+    store.close()
+    return folder
+
+
+def _table(workdir, step):
+    like = snapshots.weights_like(
+        workdir, step, "raw", jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
+    weights = snapshots.restore_weights(workdir, step, "raw", like)
+    return np.asarray(jax.tree.leaves(weights)[0])
+
+
+def _fails(capsys, *arguments):
+    assert main.main([*map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    return line.removeprefix("anytime_jax: ")
+
+
+def test_merge_writes_a_folder_that_evaluate_reads(workdir, tmp_path, capsys):
+    out = tmp_path / "new" / "merged"
+    recipe_given = "--recipe=from_decay:shape=power,shape.exponent=2"
+    # shape= and shape.exponent= are two forms of one argument
+    assert "'shape.exponent=2' must be KEY=VALUE" in _fails(
+        capsys, "merge", workdir, recipe_given, f"--out={out}"
+    )
+    recipe_given = "--recipe=from_decay:shape.name=power,shape.exponent=2.0"
+    assert main.main(["merge", str(workdir), recipe_given, f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    coefficients = merging.from_decay(lambda x: (1 - x) ** 2, 3)
+    for step, coefficient in zip(STEPS, coefficients, strict=True):
+        assert f"{step:>10}  raw              {coefficient:+.8f}" in printed
+    age = coefficients @ (12 - np.array(STEPS))
+    assert f"mean age          {age:,.1f} updates" in printed
+    assert printed.endswith(f"\nWrote step 12 to {out}\n")
+    exact = sum(
+        coefficient * np.float64(_table(workdir, step))
+        for step, coefficient in zip(STEPS, coefficients, strict=True)
+    )
+    np.testing.assert_allclose(_table(out, 12), exact, rtol=1e-6)
+
+    assert main.main(["evaluate", str(out)]) == 0
+    first, line = capsys.readouterr().out.splitlines()
+    assert first == f"{out}, step 12, loss in nats/token"
+    assert line == f"{'raw':<16} {training.evaluate(out)['raw']:.4f}"
+
+    assert main.main(["kernel", str(out)]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:3] == ["from_decay", "12", f"{age:,.1f}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ([], (4, 8, 12)),
+        (["--latest=2"], (8, 12)),
+        (["--start=4", "--stop=8"], (8,)),
+        (["--every=8"], (8,)),
+        (["--steps=4,12"], (4, 12)),
+    ],
+)
+def test_merge_chooses_steps(workdir, tmp_path, capsys, flags, steps):
+    out = tmp_path / "merged"
+    arguments = [str(workdir), "--recipe=uniform", f"--out={out}", *flags]
+    assert main.main(["merge", *arguments, "--average=uniform"]) == 0
+    capsys.readouterr()
+    assert snapshots.stored_steps(out) == [steps[-1]]
+    merge = snapshots.read_meta(out, steps[-1])["merge"]
+    sources = training.merging.sources_of(merge)
+    assert tuple(source.step for source in sources) == steps
+    assert {source.weights for source in sources} == {"uniform"}
+
+
+def test_merge_tells_how_good_a_synthesis_is(workdir, tmp_path, capsys):
+    target = "target.name=age_ema,target.divisor=25"
+    arguments = [str(workdir), f"--recipe=synthesize:{target}", "--stop=8"]
+    assert main.main(["merge", *arguments, f"--out={tmp_path / 'merged'}"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{key}" in printed for key in ("error", "condition", "amplification"))
+    # What is only rounding is not read, not written and not shown.
+    assert printed.count("  ema25 ") == 1
+    assert "         8  ema25            +1.00000000" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "WORKDIR is given 0 times, not once: the run"),
+        (["RUN", "RUN"], "WORKDIR is given 2 times, not once: the run"),
+        (["RUN", "--out=OUT"], "--recipe=NAME is missing"),
+        (["RUN", "--recipe=uniform"], "--out=DIR is missing"),
+        (
+            ["RUN", "--recipe=uniform", "--out=RUN"],
+            "exists; a merge is written to a new",
+        ),
+        (["RUN", "--recipe=mean", "--out=OUT"], "recipe.name='mean' is unknown; known"),
+        (["RUN", "--recipe=ema:alpha", "--out=OUT"], "'alpha' must be KEY=VALUE, each"),
+        (["RUN", "--recipe=ema:alpha=2", "--out=OUT"], "alpha=2 must be in (0, 1]"),
+        (["RUN", "--recipe=ema:alpha=a", "--out=OUT"], "alpha='a' must be in (0, 1]"),
+        (
+            ["RUN", "--recipe=uniform", "--out=OUT", "--steps=5"],
+            "no snapshot of step 5;",
+        ),
+        (
+            ["RUN", "--recipe=uniform", "--out=OUT", "--steps=x"],
+            "--steps=x must be ste",
+        ),
+        (["RUN", "--recipe=uniform", "--out=OUT", "--every=0"], "--every=0 must be at"),
+        (
+            ["RUN", "--recipe=uniform", "--out=OUT", "--steps=4", "--latest=1"],
+            "--steps and --latest exclude each other",
+        ),
+        (
+            ["RUN", "--recipe=uniform", "--out=OUT", "--latest=9"],
+            "leave 3 of the stored",
+        ),
+        (
+            ["RUN", "--recipe=uniform", "--out=OUT", "--average=em"],
+            "no weights em; it h",
+        ),
+        (["NONE", "--recipe=uniform", "--out=OUT"], "holds no run"),
+        (["RUN", "--recipe=uniform", "--out=FILE/out"], "cannot be written: "),
+        (
+            ["RUN", "--recipe=given:coefficients=1:1:1", "--out=OUT"],
+            "sum to 1, not 3.0",
+        ),
+        (["RUN", "--recipe=given:coefficients=1", "--out=OUT"], "must be 3 numbers"),
+        (
+            ["RUN", "--recipe=given:coefficients=a:b:c", "--out=OUT"],
+            "must be 3 numbers",
+        ),
+        (
+            ["RUN", "--recipe=window:start=a,stop=8", "--out=OUT"],
+            "no snapshot of step 'a'",
+        ),
+        (
+            ["RUN", "--recipe=window:start=8,stop=4", "--out=OUT"],
+            "stop=4 must be above",
+        ),
+        (
+            ["RUN", "--recipe=synthesize:target=mean", "--out=OUT"],
+            "target.name='mean' is",
+        ),
+        (
+            ["RUN", "--recipe=synthesize:target=5", "--out=OUT"],
+            "target=5 must be dict(",
+        ),
+        (["RUN", "--color=red"], "Unknown command line flag 'color'"),
+    ],
+)
+def test_every_mistake_of_merge_is_one_line(
+    workdir, tmp_path, capsys, arguments, message
+):
+    file, out = tmp_path / "file", tmp_path / "out"
+    file.write_text("")
+    for name, path in dict(RUN=workdir, OUT=out, FILE=file, NONE=tmp_path).items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    assert message in _fails(capsys, "merge", *arguments)
+    assert not out.exists()
+
+
+def test_evaluate_takes_a_step_and_names(workdir, capsys):
+    arguments = [str(workdir), "--step=8", "--average=ema25,raw"]
+    assert main.main(["evaluate", *arguments]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{workdir}, step 8, loss in nats/token"
+    losses = training.evaluate(workdir, 8)
+    assert lines == [f"{name:<16} {losses[name]:.4f}" for name in ("ema25", "raw")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "WORKDIR is given 0 times"),
+        (["NONE"], "holds no run"),
+        (["RUN", "--step=5"], "has no snapshot of step 5; stored are 4, 8, 12"),
+        (["RUN", "--step=five"], "--step=five"),
+        (["RUN", "--average=ema1"], "has no weights ema1; it has raw, ema25, uniform"),
+    ],
+)
+def test_every_mistake_of_evaluate_is_one_line(
+    workdir, tmp_path, capsys, arguments, message
+):
+    for name, path in dict(RUN=workdir, NONE=tmp_path).items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    assert message in _fails(capsys, "evaluate", *arguments)
+
+
+def test_kernel_shows_any_average_beside_those_of_a_run(workdir, tmp_path, capsys):
+    out = tmp_path / "new" / "kernel.png"
+    arguments = [str(workdir), "tail:start=900", "--step=1000", f"--out={out}"]
+    assert main.main(["kernel", *arguments]) == 0
+    printed = capsys.readouterr().out
+    header, *rows, _, last = printed.splitlines()
+    names = [f"{workdir} ema25", f"{workdir} uniform", "tail:start=900"]
+    assert [row[: len(name)] for row, name in zip(rows, names, strict=True)] == names
+    assert header.split()[:3] == ["average", "step", "mean"]
+    assert rows[2].removeprefix(names[2]).split() == [
+        *("1,000", "49.5", "4.95%", "100.0", "10.00%", "0.00%"),
+        *("91.1%", "95.1%", "99.1%"),
+    ]
+    assert last == f"Wrote {out}"
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_kernel_shows_a_merge_before_it_is_made(workdir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    assert main.main(["kernel", str(workdir), "--recipe=uniform"]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:5] == ["uniform", "12", "4.0", "33.33%", "3.0"]
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "WHAT is missing"),
+        (["uniform"], "--step=S is missing: the updates that uniform has seen"),
+        (["uniform", "--step=0"], "--step=0"),
+        (
+            ["mean", "--step=9"],
+            "averages.average.name='mean' is unknown; known are age",
+        ),
+        (["power:gamma=-3", "--step=9"], "gamma=-3 must be above -1"),
+        (["uniform", "--step=9", "--out=a.pdf"], "--out=a.pdf must end in .png"),
+        (["uniform", "--step=9", "--recipe=ema"], "--recipe=ema needs a run"),
+        (["uniform", "--step=9", "--out=FILE/a.png"], "a.png cannot be written: "),
+        (["NONE"], "holds no run"),
+        (["NONE/none"], "holds no run"),
+        (["RUN", "--recipe=median"], "recipe.name='median' is unknown"),
+    ],
+)
+def test_every_mistake_of_kernel_is_one_line(
+    workdir, tmp_path, capsys, arguments, message
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    for name, path in dict(RUN=workdir, FILE=file, NONE=tmp_path).items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    assert message in _fails(capsys, "kernel", *arguments)
+
+
+def test_the_decay_of_a_merge_may_rise_and_fall():
+    # Update 3 has been undone: a kernel with a negative coefficient.
+    kernel_T1 = np.array([0.0, 0.5, -0.5, 0.0, 1.0])
+    row = memory.to_text({"merge": kernel_T1}).splitlines()[1].split()
+    assert row == [
+        "merge",
+        "4",
+        "0.5",
+        "12.50%",
+        "0.7",
+        "16.67%",
+        "0.00%",
+        *["100.0%"] * 3,
+    ]
+
+
+def test_a_text_is_read_into_a_spec():
+    parse = kernel.arguments_lib.parse_spec
+    assert parse("uniform", "x") == dict(name="uniform")
+    assert parse("a:b=1,c=2.5,d=e-f,g=true", "x") == dict(
+        name="a", b=1, c=2.5, d="e-f", g=True
+    )
+    assert parse("a:b.name=c,b.d=1e-3,e=-1:2", "x") == dict(
+        name="a", b=dict(name="c", d=1e-3), e=[-1, 2]
+    )
