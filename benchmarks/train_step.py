@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import machine
 
 from anytime_jax import training
+from anytime_jax.commands import config_files
 from anytime_jax.training import loop, metrics
-from configs import tiny
 
 MODELS = {
     "tiny": dict(width=32, layers=2, heads=2, batch_size=16, sequence_length=64),
@@ -46,8 +46,8 @@ class Clock(metrics.Writer):
 def make_config(name):
     """The demo's trunk with another shape, evaluated and saved only at its ends."""
     steps = STEPS[name]
-    config = tiny.get_config("cosine")
-    config.averages = tiny.get_config("constant").averages
+    config = config_files.load_config("configs/tiny.py:cosine")
+    config.averages = config_files.load_config("configs/tiny.py").averages
     for key, value in MODELS[name].items():
         setattr(config.model if key in config.model else config, key, value)
     config.schedule.warmup_steps = 0
