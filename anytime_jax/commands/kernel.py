@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
       BadInput: an argument is not allowed, or a folder holds no run.
     """
-    if "--help" in arguments:
+    if {"-h", "--help"} & set(arguments):
         print(f"usage: python -m anytime_jax {__doc__}", end="")
         return 0
     given = parse(arguments)

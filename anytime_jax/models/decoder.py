@@ -2,6 +2,19 @@
 
 Capitals in shape suffixes: B batch, L length, D width, H heads, K head size, F hidden
 width of the MLP, V vocabulary, N layers.
+
+The parameters of all layers are stacked, N on the leading axis:
+
+    embedding/table                            [V, D]
+    layers/attention_norm/scale                [N, D]
+    layers/attention/query|key|value/kernel    [N, D, H, K]
+    layers/attention/query_norm|key_norm/scale [N, K]
+    layers/attention/output/kernel             [N, H, K, D]
+    layers/mlp_norm/scale                      [N, D]
+    layers/mlp/up|gate/kernel                  [N, D, F], gate with swiglu
+    layers/mlp/down/kernel                     [N, F, D]
+    final_norm/scale                           [D]
+    head/kernel                                [D, V]
 """
 
 import dataclasses
@@ -59,19 +72,6 @@ def decoder(
     Norms start at scale 1 and have epsilon 1e-5. Parameters are float32. Norms, RoPE,
     the softmax and the logits are float32 for every compute dtype.
 
-    The parameters of all layers are stacked, N on the leading axis:
-
-        embedding/table                            [V, D]
-        layers/attention_norm/scale                [N, D]
-        layers/attention/query|key|value/kernel    [N, D, H, K]
-        layers/attention/query_norm|key_norm/scale [N, K]
-        layers/attention/output/kernel             [N, H, K, D]
-        layers/mlp_norm/scale                      [N, D]
-        layers/mlp/up|gate/kernel                  [N, D, F], gate with swiglu
-        layers/mlp/down/kernel                     [N, F, D]
-        final_norm/scale                           [D]
-        head/kernel                                [D, V]
-
     Args:
       vocab_size: V. A token outside [0, V) makes its whole sequence's logits NaN.
       width: D, of the residual stream; a multiple of 2 * heads.
@@ -109,22 +109,9 @@ def decoder(
     RMSNorm: Zhang and Sennrich 2019, arXiv 1910.07467. SwiGLU: Shazeer 2020, arXiv
     2002.05202.
     """
-    _check_name("norm", norm, _NORMS)
-    _check_name("mlp", mlp, _MLPS)
-    _check_name("compute_dtype", compute_dtype, _DTYPES)
-    _check_positive(vocab_size=vocab_size, width=width, layers=layers, heads=heads)
-    if width % (2 * heads):
-        raise ValueError(
-            f"width={width} must be a multiple of 2 * heads = {2 * heads}, because the "
-            "head size must be even"
-        )
     if mlp_width is None:
+        _check_positive(width=width)
         mlp_width = 4 * width if mlp == "gelu" else 64 * math.ceil(width / 24)
-    _check_positive(mlp_width=mlp_width)
-    if not 1 < rope_base < math.inf:
-        raise ValueError(f"rope_base={rope_base} must be above 1 and finite")
-    if not isinstance(remat, bool):
-        raise ValueError(f"remat={remat!r} must be True or False")
     config = _Config(
         vocab_size=vocab_size,
         width=width,
@@ -166,6 +153,22 @@ class _Config:
     rope_base: float
     compute_dtype: str
     remat: bool
+
+    def __post_init__(self):
+        _check_name("norm", self.norm, _NORMS)
+        _check_name("mlp", self.mlp, _MLPS)
+        _check_name("compute_dtype", self.compute_dtype, _DTYPES)
+        sizes = ("vocab_size", "width", "layers", "heads", "mlp_width")
+        _check_positive(**{size: getattr(self, size) for size in sizes})
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width={self.width} must be a multiple of 2 * heads = "
+                f"{2 * self.heads}, because the head size must be even"
+            )
+        if not 1 < self.rope_base < math.inf:
+            raise ValueError(f"rope_base={self.rope_base} must be above 1 and finite")
+        if not isinstance(self.remat, bool):
+            raise ValueError(f"remat={self.remat!r} must be True or False")
 
     @property
     def head_size(self) -> int:
