@@ -80,20 +80,32 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
             ema50=dict(name="age_ema", divisor=50.0),
             ema100=dict(name="age_ema", divisor=100.0),
         )
-    config.tracking = dict(every=1, dtype="float32", compensated=False)
+    config.tracking = dict(
+        every=1,  # steps between ticks
+        dtype="float32",  # or bfloat16, float64
+        compensated=False,
+        time="steps",  # or tokens
+        memory_kind="device",  # or pinned_host
+    )
 
     # Exactly one unit is not 0. The paper's "1x" is 12,500 steps.
     longest = dict(constant=400_000, inverse_sqrt=400_000, cosine=12_500, wsd=0)
     config.duration = dict(steps=longest[variant], tokens=0, chinchilla=0.0)
     horizons = (12_500, 25_000, 50_000, 100_000, 200_000, 400_000)
     config.horizons = dict(steps=horizons, tokens=(), chinchilla=())
-    config.branch = dict(workdir="", step=0)  # only for wsd, a cooldown
+    config.branch = dict(  # only for wsd, a cooldown
+        workdir="",
+        step=0,
+        averages="restart",  # or continue, freeze: what becomes of the run's
+    )
 
     config.evaluation = dict(
         points=20,  # log-spaced steps at which `batches` are evaluated
         batches=50,
         horizon_batches=1000,  # at every horizon
         batch_size=32,  # sequences
+        patience=3,  # evaluations in a row; an average that moves away so often
+        # is warned of, 0 for never
     )
     # Steps between snapshots that are kept for good; and between those of which only
     # the latest two are kept.

@@ -83,20 +83,32 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
     config.optimizer = dict(name="adam", b1=0.9, b2=0.99)  # any of optax
     config.clip_norm = 1.0  # largest norm of the gradient
     config.averages = _AVERAGES if trunk else {}
-    config.tracking = dict(every=1, dtype="float32", compensated=False)
+    config.tracking = dict(
+        every=1,  # steps between ticks
+        dtype="float32",  # or bfloat16, float64
+        compensated=False,
+        time="steps",  # or tokens
+        memory_kind="device",  # or pinned_host
+    )
 
     # Exactly one unit is not 0; one chinchilla is 20 tokens a non-embedding parameter.
     config.duration = dict(
         chinchilla=0.0 if variant == "cooldown" else 8.0, tokens=0, steps=0
     )
     config.horizons = dict(chinchilla=(1.0, 2.0, 4.0, 8.0), tokens=(), steps=())
-    config.branch = dict(workdir="", step=0)  # only for the schedule cooldown
+    config.branch = dict(  # only for the schedule cooldown
+        workdir="",
+        step=0,
+        averages="restart",  # or continue, freeze: what becomes of the run's
+    )
 
     config.evaluation = dict(
         points=20,  # log-spaced steps at which `batches` are evaluated
         batches=2,
         horizon_batches=16,  # at every horizon
         batch_size=64,  # sequences
+        patience=3,  # evaluations in a row; an average that moves away so often
+        # is warned of, 0 for never
     )
     # Steps between snapshots that are kept for good, 0 for a quarter of 1x; and between
     # those of which only the latest two are kept, 0 for none.

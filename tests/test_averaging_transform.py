@@ -260,7 +260,8 @@ def test_bfloat16_parameters_get_float32_averages_that_move():
 
 
 def test_compensated_averages_stay_right_where_float32_does_not():
-    steps = 400_000
+    """The published measurement: plain float32 is off by 4e-2 after 4e6 updates."""
+    steps = 4_000_000
 
     def theta(t):
         return 1 + 0.1 * t / steps + 0.05 * (t % 2)
@@ -283,7 +284,7 @@ def test_compensated_averages_stay_right_where_float32_does_not():
         expected = kernel(average, steps) @ trajectory
         np.testing.assert_allclose(read(compensated, name), expected, rtol=1e-6)
     error = abs(read(plain, "mean") - trajectory.mean())
-    assert error > 2e-5
+    np.testing.assert_allclose(error, 4e-2, rtol=0.1)
 
 
 def test_float64_averages_need_and_use_x64():
@@ -306,7 +307,6 @@ def test_float64_averages_need_and_use_x64():
         (dict(ema=0.999), {}, r"averages\['ema'\]=0.999 must be callable"),
         (TWO, dict(every=0), "every=0 must be an integer >= 1"),
         (TWO, dict(every=2.0), "every=2.0 must be an integer"),
-        (TWO, dict(dtype="bfloat16"), "dtype='bfloat16' must be one of float32"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line(averages, arguments, message):

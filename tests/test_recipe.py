@@ -174,7 +174,7 @@ BAD = [
     (dict(averages__ema25__name="ema_25"), r"averages.ema25.name='ema_25' is unknown"),
     (dict(averages__ema25__divisor=-1.0), r"ema25 'age_ema': divisor=-1.0 must be pos"),
     (dict(tracking__every=0), r"tracking.every=0 must be an integer >= 1"),
-    (dict(tracking__dtype="bfloat16"), r"tracking.dtype='bfloat16' must be one of"),
+    (dict(tracking__dtype="float16"), r"tracking.dtype='float16' must be one of"),
     (dict(duration__steps=0), r"duration has no value: give exactly one of steps, "),
     (dict(duration__tokens=99), r"duration has .*steps=12.*tokens=99.*: give exactly"),
     (

@@ -25,6 +25,7 @@ from anytime_jax.averaging.transform import (
     AverageState,
     TrackState,
     check_name,
+    is_on_host,
     start,
     track,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "effective_samples",
     "ema",
     "implied_decay",
+    "is_on_host",
     "kernel",
     "latest",
     "mass",

@@ -1,6 +1,6 @@
 """What an average remembers, exactly: its coefficients and their moments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,13 @@ def tail_sums(kernel_T1: np.ndarray) -> np.ndarray:
     return np.cumsum(kernel_T1[::-1])[::-1][1:]
 
 
-def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
+def kernel(
+    average: Callable,
+    steps: int,
+    *,
+    every: int = 1,
+    tokens: int | Sequence[int] = 1,
+) -> np.ndarray:
     """Returns the coefficient of each of theta_1 ... theta_steps in an average.
 
     With ticks at every, 2 every, ... and `m_j` the mass of tick j, the coefficient of
@@ -71,12 +77,15 @@ def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
       average: an `Average`, or a callable from update (>= 1) to mixing weight.
       steps: updates done, >= 1; the average is the one at the last tick not after it.
       every: updates between ticks.
+      tokens: of an average whose time is in tokens, those of an update, or of each of
+        the updates; 1 counts updates.
 
     Returns:
       float64 [steps].
 
     Raises:
-      ValueError: `steps` or `every` is not an integer >= 1.
+      ValueError: `steps`, `every` or `tokens` is not an integer >= 1, or there are not
+        `steps` of the latter.
 
     Example:
       >>> kernel(weights.power(gamma=1), 3)
@@ -85,7 +94,7 @@ def kernel(average: Callable, steps: int, *, every: int = 1) -> np.ndarray:
     weights.require_count("steps", steps, least=1)
     weights.require_count("every", every, least=1)
     stops = np.arange(every, steps + 1, every)
-    masses = shares(average, stops, every)
+    masses = shares(average, stops, every, tokens)
     coefficients = np.zeros(steps)
     # The product over later ticks, as a sum of logarithms: log1p(-1) is -inf, and a
     # share of 1 does erase all that came before.
@@ -162,18 +171,41 @@ def implied_decay(average: Callable, steps: int, *, every: int = 1) -> np.ndarra
     return tail_sums(_whole(average, steps, every))
 
 
-def shares(average: Callable, stops: np.ndarray, every: int) -> np.ndarray:
+def shares(
+    average: Callable,
+    stops: np.ndarray,
+    every: int,
+    tokens: int | Sequence[int] = 1,
+) -> np.ndarray:
     """Returns the share of the newest weights at each tick, float64.
 
     Args:
       average: an `Average`, or a callable from update (>= 1) to mixing weight.
       stops: int [ticks], the update of each tick.
       every: updates between ticks.
+      tokens: of an update, or of each of the updates.
     """
+    times_T1 = _times(tokens, int(stops[-1]) if len(stops) else 0)
+    begins, ends = times_T1[stops - every], times_T1[stops]
     if isinstance(average, weights.Average) and average.share is not None:
-        return np.asarray(average.mass(stops - every, stops), np.float64)
-    product = [weights.mass(average, stop - every, stop) for stop in stops.tolist()]
+        return np.asarray(average.mass(begins, ends), np.float64)
+    intervals = zip(begins.tolist(), ends.tolist(), strict=True)
+    product = [weights.mass(average, begin, end) for begin, end in intervals]
     return np.asarray(product, np.float64)
+
+
+def _times(tokens: int | Sequence[int], steps: int) -> np.ndarray:
+    """The time at 0 ... steps updates."""
+    if isinstance(tokens, int | np.integer):
+        weights.require_count("tokens", tokens, least=1)
+        return np.arange(steps + 1) * int(tokens)
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or len(tokens) < steps or not np.all(tokens >= 1):
+        raise ValueError(
+            f"tokens={tokens!r} must be a positive integer, or one for each of the "
+            f"{steps} updates"
+        )
+    return np.append(0, np.cumsum(tokens[:steps]))
 
 
 def _whole(average: Callable, steps: int, every: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from anytime_jax.averaging.transform import AverageState, TrackState
+from anytime_jax.averaging.transform import AverageState, TrackState, is_on_host
 
 Tree = Any
 
@@ -27,7 +27,7 @@ def read(state: Tree, name: str, like: Tree | None = None) -> Tree:
         dtype of the average, and `optax.MaskedNode` where nothing is tracked.
 
     Returns:
-      The average, shaped like the parameters.
+      The average, shaped like the parameters, in the memory of the devices.
 
     Raises:
       ValueError: there is no such average (the message lists those that exist), or two
@@ -49,6 +49,8 @@ def read(state: Tree, name: str, like: Tree | None = None) -> Tree:
             f"there is no average {name!r}; known are {', '.join(known) or 'none'}"
         )
     merged = functools.reduce(functools.partial(_merge, name), values)
+    if is_on_host(merged):
+        merged = jax.device_put(merged, jax.memory.Space.Device)
     if like is None:
         return merged
     return jax.tree.map(

@@ -27,8 +27,9 @@ class Average:
       name: the factory's name.
       arguments: the factory's arguments, as (name, value) pairs.
       weight: `t -> w_t` for t >= 1.
-      share: `(start, stop) -> 1 - prod_{start < i <= stop} (1 - w_i)`, or None where
-        only the product itself gives it.
+      share: `(length, stop) -> 1 - prod_{stop - length < i <= stop} (1 - w_i)`, or None
+        where only the product itself gives it. By length, because the difference of two
+        large times is lost in float32.
     """
 
     name: str
@@ -49,8 +50,9 @@ class Average:
         they stand for all updates of the interval, as in tracking every k updates.
 
         Args:
-          start: updates done at the last tick, >= 0.
-          stop: updates done at this tick, > start.
+          start: updates done at the last tick, >= 0; or any other measure of time, such
+            as the tokens seen.
+          stop: the same at this tick, > start.
 
         Returns:
           The share in [0, 1]: float64 for NumPy and Python arguments, JAX's default
@@ -62,7 +64,7 @@ class Average:
         """
         if self.share is None:
             return _product_mass(self.weight, start, stop)
-        return self.share(start, stop)
+        return self.share(stop - start, stop)
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments)
@@ -103,7 +105,7 @@ def uniform() -> Average:
         "uniform",
         (),
         lambda t: _one(t) / t,
-        lambda start, stop: (stop - start) * _one(start, stop) / stop,
+        lambda length, stop: length * _one(length, stop) / stop,
     )
 
 
@@ -139,8 +141,8 @@ def age_ema(*, divisor: float) -> Average:
         "age_ema",
         (("divisor", divisor),),
         lambda t: -_numpy(t).expm1(-rate * _one(t) / t),
-        lambda start, stop: (
-            -_numpy(start, stop).expm1(-rate * _harmonic_difference(start, stop))
+        lambda length, stop: (
+            -_numpy(length, stop).expm1(-rate * _harmonic_difference(length, stop))
         ),
     )
 
@@ -183,13 +185,13 @@ def power(*, gamma: float | None = None, sigma_rel: float | None = None) -> Aver
         _require("gamma", gamma, lambda value: value > -1, "above -1 and finite")
         argument = ("gamma", gamma)
 
-    def share(start, stop):
-        xp, one = _numpy(start, stop), _one(start, stop)
+    def share(length, stop):
+        xp, one = _numpy(length, stop), _one(length, stop)
         # log1p(-1), for the whole past, is -inf as it should be.
         with np.errstate(divide="ignore"):
-            return -xp.expm1((gamma + 1) * xp.log1p((start - stop) * one / stop))
+            return -xp.expm1((gamma + 1) * xp.log1p(-length * one / stop))
 
-    return Average("power", (argument,), lambda t: share(t - 1, t), share)
+    return Average("power", (argument,), lambda t: share(1, t), share)
 
 
 def polynomial(*, eta: float) -> Average:
@@ -249,16 +251,16 @@ def ema(*, decay: float, debias: bool = True) -> Average:
         raise ValueError(f"debias={debias!r} must be True or False")
     log_decay = math.log(decay) if decay else -math.inf
 
-    def share(start, stop):
-        xp, one = _numpy(start, stop), _one(start, stop)
-        fresh = -xp.expm1((stop - start) * one * log_decay)
+    def share(length, stop):
+        xp, one = _numpy(length, stop), _one(length, stop)
+        fresh = -xp.expm1(length * one * log_decay)
         if not debias:
             return fresh
         # Compiled, the quotient of equals may be a rounding above 1.
         return xp.minimum(one, fresh / -xp.expm1(stop * one * log_decay))
 
     arguments = (("decay", decay), ("debias", debias))
-    return Average("ema", arguments, lambda t: share(t - 1, t), share)
+    return Average("ema", arguments, lambda t: share(1, t), share)
 
 
 def tail(*, start: int) -> Average:
@@ -283,13 +285,13 @@ def tail(*, start: int) -> Average:
     """
     require_count("start", start, least=0)
 
-    def share(begin, stop):
-        xp = _numpy(begin, stop)
+    def share(length, stop):
+        xp = _numpy(length, stop)
         # Up to `start` the interval counts as one update, whose weight is 1.
-        length = xp.maximum(stop - start, 1)
-        return xp.minimum(stop - begin, length) * _one(begin, stop) / length
+        remembered = xp.maximum(stop - start, 1)
+        return xp.minimum(length, remembered) * _one(length, stop) / remembered
 
-    return Average("tail", (("start", start),), lambda t: share(t - 1, t), share)
+    return Average("tail", (("start", start),), lambda t: share(1, t), share)
 
 
 def mass(average: Callable[[Number], Number], start: Number, stop: Number) -> Number:
@@ -332,19 +334,20 @@ def _product_mass(
     return jax.lax.fori_loop(start + 1, stop + 1, body, zero)
 
 
-def _harmonic_difference(start: Number, stop: Number) -> Number:
-    """H_stop - H_start, exact to rounding in the type of the arguments.
+def _harmonic_difference(length: Number, stop: Number) -> Number:
+    """H_stop - H_(stop - length), exact to rounding in the type of the arguments.
 
     Terms up to 1/16 are summed; beyond, with u = 1/start and v = 1/stop, the expansion
     `log(stop/start) - (u-v)/2 + (u^2-v^2)/12 - (u^4-v^4)/120 + ...` (Abramowitz and
     Stegun, 6.3.18) is differenced term by term, so that nothing cancels.
     """
-    xp, one = _numpy(start, stop), _one(start, stop)
+    xp, one = _numpy(length, stop), _one(length, stop)
+    start = stop - length
     direct = 0 * one
     for i in range(1, _DIRECT_TERMS + 1):
         direct = direct + xp.where((start < i) & (i <= stop), one / i, 0 * one)
     low, high = xp.maximum(start, _DIRECT_TERMS), xp.maximum(stop, _DIRECT_TERMS)
-    length = (high - low) * one
+    length = xp.where(start < _DIRECT_TERMS, high - low, length) * one
     u, v = one / low, one / high
     first = length * u * v
     second = first * (u + v)

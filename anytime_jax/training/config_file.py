@@ -22,6 +22,7 @@ _MAY_CHANGE = (
     "duration",
     "horizons",
     "evaluation.points",
+    "evaluation.patience",
     "snapshots",
     "logging",
     "mesh",
@@ -78,6 +79,15 @@ def check_same_run(
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
     before = read(workdir)
+    stored = snapshots.stored_steps(workdir)
+    if stored and not snapshots.has_optimizer(workdir, stored[-1]):
+        raise ValueError(
+            f"workdir={workdir!s} is a merge, whose weights have no optimizer state to "
+            "go on with: use another workdir"
+        )
+    # Averages may be added, and start where they are.
+    averages = now["averages"].items()
+    now["averages"] = {name: a for name, a in averages if name in before["averages"]}
     difference = first_difference(now, before, may_change=_MAY_CHANGE)
     if difference:
         key, new, old = difference
@@ -85,7 +95,6 @@ def check_same_run(
             f"{key}={new!r} differs from the run in {workdir!s}, which has {old!r}: "
             "use its value or another workdir"
         )
-    stored = snapshots.stored_steps(workdir)
     if stored and total_steps < stored[-1]:
         raise ValueError(
             f"duration={total_steps} steps is less than the {stored[-1]} that the run "

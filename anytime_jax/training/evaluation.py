@@ -1,11 +1,13 @@
 """The loss of the raw weights and of every average, on the same fixed batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from anytime_jax import averaging
 from anytime_jax.models import Model
 from anytime_jax.training import step
 
@@ -41,12 +43,46 @@ def losses(
 
     Args:
       evaluate: from `make_evaluate`, jitted.
-      weights: parameters by name.
+      weights: parameters by name; all are evaluated in the dtypes of `raw`.
       tokens_NxBxL1: the batches, which every set of weights sees alike.
 
     Returns:
       Nats per token by name.
     """
     # All are under way before the first is waited for.
-    values = {name: evaluate(params, tokens_NxBxL1) for name, params in weights.items()}
+    values = {
+        name: evaluate(params, tokens_NxBxL1) for name, params in _placed(weights)
+    }
     return {name: float(value) for name, value in values.items()}
+
+
+def distances(weights: dict[str, Tree]) -> dict[str, float]:
+    """Returns how far each average is from the raw weights, relative to their norm.
+
+    Args:
+      weights: parameters by name, `raw` and the averages.
+
+    Returns:
+      `|average - raw| / |raw|` by the average's name.
+    """
+    raw = weights["raw"]
+    values = {name: _distance(params, raw) for name, params in _placed(weights)}
+    return {name: float(values[name]) for name in values if name != "raw"}
+
+
+@jax.jit
+def _distance(params: Tree, raw: Tree) -> jax.Array:
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, raw))
+    return optax.tree.norm(optax.tree.sub(*wide)) / optax.tree.norm(wide[1])
+
+
+def _placed(weights: dict[str, Tree]) -> Iterator[tuple[str, Tree]]:
+    """Sets of weights by name, on the devices; those on the host one at a time."""
+    for name, params in weights.items():
+        on_host = averaging.is_on_host(params)
+        if on_host:
+            params = jax.device_put(params, jax.memory.Space.Device)
+        params = jax.tree.map(
+            lambda leaf, raw: leaf.astype(raw.dtype), params, weights["raw"]
+        )
+        yield name, params

@@ -17,15 +17,18 @@ import ml_collections
 import tqdm
 from jax.experimental import multihost_utils
 
-from anytime_jax import averaging, data
+from anytime_jax import data
 from anytime_jax.training import (
+    branches,
     config_file,
     evaluation,
     metrics,
     sharding,
     snapshots,
+    starting,
     state,
     step,
+    watch,
 )
 from anytime_jax.training import recipe as recipe_lib
 
@@ -81,11 +84,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
     Raises:
       ValueError: one line that names the key, its value and what is allowed.
     """
-    recipe = recipe_lib.build(config)
     _check_folder(workdir)
+    config = branches.with_averages(config, workdir)
+    recipe = recipe_lib.build(config)
     config_file.check_same_run(config, recipe.total_steps, workdir)
-    if not snapshots.stored_steps(workdir):
-        _check_branch(config)
+    if config.branch.workdir and not snapshots.stored_steps(workdir):
+        branches.check_snapshot(config)
     dataset = _load_data(config)
     for run_before in filter(None, (workdir, config.branch.workdir)):
         config_file.check_same_data(dataset.description, run_before)
@@ -115,7 +119,7 @@ def run(prepared: Prepared, writer: Any = None) -> None:
     config_file.write(config, resolved, workdir)
 
     train_step, evaluate, like = compile_steps(config, recipe)
-    current, start, consumed = _start(config, recipe, workdir, like)
+    current, start, consumed = starting.start(config, recipe, workdir, like)
     batches = _batches(config, recipe, dataset, start, consumed)
     store = snapshots.Store(workdir, lambda step: step in kept or recipe.keeps(step))
     recorder = _Recorder(prepared, writer or _writer(workdir, start), evaluate, start)
@@ -165,7 +169,9 @@ def compile_steps(
     shapes = jax.eval_shape(
         lambda: state.init(recipe.model, recipe.optimizer, config.seed)
     )
-    layout = sharding.shardings(recipe.mesh, shapes)
+    layout = state.place_averages(
+        sharding.shardings(recipe.mesh, shapes), config.tracking.memory_kind
+    )
     train_step = jax.jit(
         step.make_step(recipe.model, recipe.optimizer, config.accumulation),
         out_shardings=(layout, None),
@@ -187,6 +193,9 @@ class _Recorder:
         self._config, self._recipe = prepared.config, prepared.recipe
         self._workdir, self._writer, self._evaluate = prepared.workdir, writer, evaluate
         self._validation_NxBxL1 = _validation(prepared)
+        self._watch = watch.Watch(
+            self._config.evaluation.patience, metrics.read(self._workdir)
+        )
         self._bar = tqdm.tqdm(
             initial=start,
             total=self._recipe.total_steps,
@@ -218,6 +227,8 @@ class _Recorder:
             if done in due:
                 losses = evaluation.losses(self._evaluate, weights, tokens_NxBxL1)
                 scalars = {f"{key}/loss/{name}": v for name, v in losses.items()}
+                if key == "eval":
+                    scalars |= self._distances(done, weights)
                 self._writer.write_scalars(done, scalars)
 
     def flush(self) -> None:
@@ -226,6 +237,14 @@ class _Recorder:
     def close(self) -> None:
         self._writer.close()
         self._bar.close()
+
+    def _distances(self, done: int, weights: dict[str, Any]) -> dict[str, float]:
+        """How far each average is from the weights; says so if it has gone astray."""
+        distances = evaluation.distances(weights)
+        for warning in self._watch.see(done, distances):
+            if jax.process_index() == 0:
+                tqdm.tqdm.write(warning, file=sys.stderr)
+        return {f"{watch.KEY}{name}": value for name, value in distances.items()}
 
     def _advance(self, done: int, loss: float) -> None:
         rate = (self._bar.format_dict["rate"] or 0.0) * self._recipe.tokens_per_step
@@ -267,16 +286,6 @@ def _check_folder(workdir: str | os.PathLike) -> None:
         raise ValueError(f"workdir={workdir!s}: {there} is no folder one may write to")
 
 
-def _check_branch(config: ml_collections.ConfigDict) -> None:
-    source, step = config.branch.workdir, config.branch.step
-    stored = snapshots.stored_steps(source) if source else []
-    if source and step not in stored:
-        raise ValueError(
-            f"branch.step={step!r} has no snapshot in branch.workdir={source!r}; "
-            f"stored are {', '.join(map(str, stored)) or 'none'}"
-        )
-
-
 def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
     dataset = data.load(
         **config.data, sequence_length=config.sequence_length, seed=config.seed
@@ -315,44 +324,6 @@ def _batches(
 
     stop = consumed + (recipe.total_steps - start) * config.batch_size
     return data.prefetch(make, range(consumed, stop, config.batch_size))
-
-
-def _start(
-    config: ml_collections.ConfigDict,
-    recipe: recipe_lib.Recipe,
-    workdir: str | os.PathLike,
-    like: state.TrainState,
-) -> tuple[state.TrainState, int, int]:
-    """The state to go on from, its step, and the sequences consumed until then.
-
-    1. The run's own latest snapshot.
-    2. A branch: weights and optimizer of the named step of another run, whose averages
-       stay behind; those of the branch start from its first weights.
-    3. A fresh model.
-    """
-    stored = snapshots.stored_steps(workdir)
-    if stored:
-        current, consumed = snapshots.restore(workdir, stored[-1], like)
-        return current, stored[-1], consumed
-    if config.branch.workdir:
-        source, first = config.branch.workdir, config.branch.step
-        bare = like._replace(optimizer=averaging.attach(like.optimizer, {}))
-        current, consumed = snapshots.restore(source, first, bare)
-        averages = {
-            name: averaging.start(
-                current.params, config.tracking.dtype, config.tracking.compensated
-            )
-            for name in config.averages
-        }
-        optimizer = averaging.attach(current.optimizer, averages)
-        current = current._replace(optimizer=optimizer)
-        layout = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return jax.device_put(current, layout), first, consumed
-    fresh = jax.jit(
-        lambda: state.init(recipe.model, recipe.optimizer, config.seed),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
-    )
-    return fresh(), 0, 0
 
 
 def _told_to_stop(sigterm: threading.Event, done: int) -> bool:

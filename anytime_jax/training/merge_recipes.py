@@ -25,7 +25,7 @@ import numpy as np
 
 from anytime_jax import averaging, schedules
 from anytime_jax.averaging import merging
-from anytime_jax.training import snapshots
+from anytime_jax.training import branches, snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +189,12 @@ class Recipes:
             for step in self._steps
             for name in snapshots.stored_weights(self._workdir, step)
             if name == "raw" or name in self._config["averages"]
+            if name not in branches.frozen(self._config)
         ]
         stored = [source.stored() for source in sources]
-        start = self._config["branch"]["step"]
+        # Averages that were continued know the steps before the branch.
+        branch = self._config["branch"]
+        start = 0 if branch["averages"] == "continue" else branch["step"]
         wanted = merging.Stored(average, self._steps[-1], start=start)
         found = merging.synthesize(wanted, stored, ridge=ridge, limit=limit)
         reported = ("error", "condition", "amplification")
@@ -232,6 +235,12 @@ class Recipes:
             raise ValueError(
                 f"weights={name!r} of step {step} are not among the averages of "
                 f"{self._workdir!s}: {listed(self._config['averages']) or 'none'}"
+            )
+        if name in branches.frozen(self._config):
+            trunk = self._config["branch"]["workdir"]
+            raise ValueError(
+                f"weights={name!r} of {self._workdir!s} were frozen where it branched "
+                f"off; merge them from {trunk!r}"
             )
         spec = self._config["averages"][name]
         every = self._config["tracking"]["every"]

@@ -4,6 +4,7 @@ All of it is checked here, before anything is compiled or written.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 from anytime_jax import averaging, data, models, schedules
-from anytime_jax.training import config_file, durations, sharding, state
+from anytime_jax.training import branches, durations, sharding, state
 
 # Weights on an old value, which must fade.
 _DECAYS = ("b1", "b2", "b3", "decay", "momentum")
@@ -161,6 +162,7 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
         )
 
     averages = averaging.build(config.averages.to_dict())
+    averages |= dict.fromkeys(branches.frozen(config))
     optimizer = make_optimizer(config, made.schedule, averages)
     _check_state(config, made.model, optimizer, mesh)
 
@@ -190,14 +192,14 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
 def make_optimizer(
     config: ml_collections.ConfigDict,
     schedule: optax.Schedule,
-    averages: Mapping[str, averaging.Average],
+    averages: Mapping[str, averaging.Average | None],
 ) -> optax.GradientTransformationExtraArgs:
     """Makes the optimizer: clipping, the optax optimizer by name, the averages.
 
     Args:
       config: its `optimizer`, `clip_norm` and `tracking` are used.
       schedule: the learning rate.
-      averages: by name.
+      averages: by name; None for one that stays as it is.
 
     Returns:
       The transformation, whose state records the learning rate that was applied.
@@ -260,34 +262,7 @@ def _run_length(
         )
     if not branching:
         return spec, 0, durations.to_steps("duration", config.duration, **scale)
-    source = config_file.read(config.branch.workdir)
-    same = ("model", "optimizer", "sequence_length", "seed")
-    now = {key: config_file.to_json(config)[key] for key in same}
-    difference = config_file.first_difference(now, source)
-    if difference:
-        key, here, there = difference
-        raise ValueError(
-            f"{key}={here!r} differs from that of branch.workdir="
-            f"{config.branch.workdir!r}, which is {there!r}"
-        )
-    if source["branch"]["workdir"]:
-        raise ValueError(
-            f"branch.workdir={config.branch.workdir!r} is a branch itself; give its "
-            f"trunk, {source['branch']['workdir']!r}"
-        )
-    start, steps = config.branch.step, spec.get("steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"schedule.steps={steps!r} must be a whole number, at least 1")
-    if any(config.duration.values()):
-        raise ValueError(
-            f"duration={config.duration.to_dict()!r} must be left at 0 in a branch, "
-            "whose length is schedule.steps"
-        )
-    resolved = source["resolved"]
-    trunk = schedules.build(
-        source["schedule"], resolved["total_steps"], resolved["tokens_per_step"]
-    )
-    return spec | dict(trunk=trunk, start=start), start, start + steps
+    return branches.plan(config)
 
 
 def _check_sizes(config: ml_collections.ConfigDict) -> None:
@@ -318,6 +293,7 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
         )
     for key, value in (
         ("seed", config.seed),
+        ("evaluation.patience", config.evaluation.patience),
         ("snapshots.every", config.snapshots.every),
         ("snapshots.latest_every", config.snapshots.latest_every),
         ("branch.step", config.branch.step),
@@ -337,7 +313,8 @@ def _check_state(config, model, optimizer, mesh) -> None:
     """Traces the first update, so that what cannot be built or split is said now."""
     try:
         shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
-        jax.eval_shape(optimizer.update, shapes.params, shapes.optimizer, shapes.params)
+        update = functools.partial(optimizer.update, tokens=1)
+        jax.eval_shape(update, shapes.params, shapes.optimizer, shapes.params)
     except ValueError as error:
         raise ValueError(f"tracking.{error}") from error
     except TypeError as error:

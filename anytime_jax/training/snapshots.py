@@ -22,6 +22,8 @@ Tree = Any
 
 FOLDER = "snapshots"
 _LATEST = 2
+# The fields of an average that not every way of tracking has.
+_EMPTY = {"compensation": (), "tokens": ()}
 
 
 class Store:
@@ -103,7 +105,7 @@ def restore(
             _folder(workdir, step), args=ocp.args.Composite(**items)
         )
     averages = {
-        _name(item): averaging.AverageState(**{"compensation": (), **restored[item]})
+        _name(item): averaging.AverageState(**{**_EMPTY, **restored[item]})
         for item in wanted
         if item not in ("raw", "optimizer")
     }
@@ -113,6 +115,16 @@ def restore(
         optimizer=averaging.attach(restored["optimizer"], averages),
     )
     return state, restored["meta"]["sequences"]
+
+
+def has_optimizer(workdir: str | os.PathLike, step: int) -> bool:
+    """Returns whether a run can go on from a snapshot, which no merge has.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+    """
+    return (_folder(workdir, step) / "optimizer").is_dir()
 
 
 def restore_weights(
@@ -297,10 +309,9 @@ def _items(state: TrainState) -> dict[str, Tree]:
     optimizer, averages = averaging.detach(state.optimizer)
     trees = {"raw": state.params, "optimizer": optimizer}
     for name, average in averages.items():
+        # Orbax does not store what is empty.
         fields = average._asdict()
-        if not jax.tree.leaves(average.compensation):
-            del fields["compensation"]  # Orbax does not store what is empty.
-        trees[_item(name)] = fields
+        trees[_item(name)] = {k: v for k, v in fields.items() if jax.tree.leaves(v)}
     return trees
 
 

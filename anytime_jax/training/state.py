@@ -33,6 +33,29 @@ class TrainState(NamedTuple):
         }
 
 
+def place_averages(layout: TrainState, memory_kind: str) -> TrainState:
+    """Returns the shardings of a state with its averages in some memory.
+
+    Args:
+      layout: the shardings of a state.
+      memory_kind: "device" or "pinned_host", as `averaging.track` has it.
+    """
+    if memory_kind == "device":
+        return layout
+    optimizer, averages = averaging.detach(layout.optimizer)
+
+    def place(tree):
+        return jax.tree.map(lambda leaf: leaf.with_memory_kind(memory_kind), tree)
+
+    placed = {
+        name: average._replace(
+            value=place(average.value), compensation=place(average.compensation)
+        )
+        for name, average in averages.items()
+    }
+    return layout._replace(optimizer=averaging.attach(optimizer, placed))
+
+
 def init(
     model: Model, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:

@@ -50,8 +50,9 @@ def make_step(
 
     def train_step(state, tokens_BxL1):
         value, grads = _gradient(model, state.params, tokens_BxL1, accumulation)
+        rows, columns = tokens_BxL1.shape
         updates, optimizer_state = optimizer.update(
-            grads, state.optimizer, state.params
+            grads, state.optimizer, state.params, tokens=rows * (columns - 1)
         )
         params = optax.apply_updates(state.params, updates)
         metrics = dict(
