@@ -1,0 +1,146 @@
+"""Where a run starts: averages that are new to it, and every way of tracking them."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from anytime_jax import averaging, training
+from anytime_jax.training import loop, metrics, snapshots, stored
+from tests import small
+
+STEPS = 6
+MEAN = dict(uniform=dict(name="uniform"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Runs here compile the same steps; once is enough."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def config(**overrides):
+    options = dict(
+        duration__steps=STEPS,
+        horizons__steps=(STEPS,),
+        snapshots__every=1,
+        averages=MEAN,
+    )
+    return small.config(**options | overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    training.train(config(), workdir)
+    return workdir
+
+
+def weights(workdir, step, name):
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = snapshots.weights_like(workdir, step, name, place)
+    restored = jax.device_get(snapshots.restore_weights(workdir, step, name, like))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(restored)])
+
+
+def interrupted(finished, workdir, step):
+    """A copy of the finished run as if it had been killed after a step."""
+    shutil.copytree(finished, workdir, dirs_exist_ok=True)
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(workdir / "snapshots" / str(later))
+
+
+def test_an_average_can_be_added_to_a_run(finished, tmp_path, capsys):
+    interrupted(finished, tmp_path, 2)
+    power = dict(name="power", gamma=1.5)
+    training.train(config(averages=MEAN | dict(late=power)), tmp_path)
+    assert (
+        "not in the snapshot of step 2, and starting from its weights: averages late\n"
+        in capsys.readouterr().err
+    )
+    # What was there goes on as if nothing had happened.
+    for name in ("raw", "uniform"):
+        np.testing.assert_array_equal(
+            weights(tmp_path, STEPS, name), weights(finished, STEPS, name)
+        )
+    path = [weights(finished, step, "raw") for step in range(2, STEPS + 1)]
+    coefficients = averaging.kernel(averaging.power(gamma=1.5), STEPS - 2)
+    assert abs(coefficients.sum() - 1) < 1e-12  # it forgets what it started from
+    np.testing.assert_allclose(
+        weights(tmp_path, STEPS, "late"),
+        coefficients @ np.asarray(path[1:], np.float64),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    assert snapshots.restore_count(tmp_path, STEPS, "late") == STEPS - 2
+    assert snapshots.restore_count(tmp_path, STEPS, "uniform") == STEPS
+    assert "late" in stored.evaluate(tmp_path, names=["late"])
+    # It is a part of the run from now on.
+    with pytest.raises(ValueError, match=r"averages.late.gamma=None differs"):
+        training.prepare(config(), tmp_path)
+
+
+def test_distances_are_recorded_beside_the_losses(finished):
+    for record in metrics.read(finished):
+        if "eval/loss/raw" not in record:
+            continue
+        raw, mean = (weights(finished, record["step"], n) for n in ("raw", "uniform"))
+        expected = np.linalg.norm(mean - raw) / np.linalg.norm(raw)
+        np.testing.assert_allclose(
+            record["eval/distance/uniform"], expected, rtol=1e-4, atol=1e-8
+        )
+        assert "eval/distance/raw" not in record
+
+
+def test_the_loop_warns_of_an_average_that_goes_astray(
+    finished, tmp_path, capsys, monkeypatch
+):
+    interrupted(finished, tmp_path, 4)
+    distances = iter([0.5, 5.0, 50.0])
+    monkeypatch.setattr(
+        loop.evaluation, "distances", lambda weights: dict(uniform=next(distances))
+    )
+    training.train(config(evaluation__points=STEPS, evaluation__patience=2), tmp_path)
+    assert "step 6: the average uniform has moved away" in capsys.readouterr().err
+
+
+TRACKING = {
+    "bfloat16": dict(dtype="bfloat16"),
+    "all others": dict(
+        memory_kind="pinned_host", every=2, time="tokens", compensated=True
+    ),
+}
+
+
+@pytest.mark.parametrize("tracking", TRACKING.values(), ids=TRACKING)
+def test_every_way_of_tracking_trains_and_goes_on(finished, tmp_path, tracking):
+    """Interrupted, it is the same run bit for bit; and what it holds is the mean."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    options = {f"tracking__{key}": value for key, value in tracking.items()}
+    training.train(config(**options), whole)
+    interrupted(whole, parted, 4)
+    training.train(config(**options), parted)
+    for name in ("raw", "uniform"):
+        np.testing.assert_array_equal(
+            weights(whole, STEPS, name), weights(parted, STEPS, name)
+        )
+    np.testing.assert_array_equal(
+        weights(whole, STEPS, "raw"), weights(finished, STEPS, "raw")
+    )
+    every = tracking.get("every", 1)
+    path = [weights(finished, step, "raw") for step in range(every, STEPS + 1, every)]
+    # Every update may round up or down.
+    tolerance = 2.0**-5 if tracking.get("dtype") == "bfloat16" else 1e-5
+    np.testing.assert_allclose(
+        weights(whole, STEPS, "uniform"),
+        np.mean(path, axis=0, dtype=np.float64),
+        rtol=tolerance,
+        atol=1e-2 * tolerance,
+    )
+    horizon = metrics.read(whole)[-1]
+    stored_loss = stored.evaluate(whole)["uniform"]
+    np.testing.assert_allclose(horizon["horizon/loss/uniform"], stored_loss, rtol=1e-5)
