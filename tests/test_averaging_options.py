@@ -132,7 +132,7 @@ def test_time_in_tokens_needs_a_closed_form(average):
 
 
 def test_bfloat16_averages_move_and_have_no_bias():
-    """Where plain bfloat16 stays at its start (averaging.md, 4.3)."""
+    """Where plain bfloat16 stays at its start."""
     steps, size = 6000, 400
     rng = np.random.default_rng(0)
     trajectory_TxP = jnp.asarray(1 + 0.05 * rng.normal(size=(steps, size)), jnp.float32)

@@ -1,13 +1,9 @@
 """The watch: silent over a healthy run, loud over an average that has gone astray."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from anytime_jax import averaging
-from anytime_jax.training import evaluation, watch
+from anytime_jax.training import watch
 
 # Steps of the tiny config's evaluations, and distances of two averages in its trunk.
 STEPS = [9, 14, 21, 32, 50, 77, 120, 185, 285, 441, 681, 1051, 1624, 2509, 3875]
@@ -66,20 +62,3 @@ def test_goes_on_from_the_records_of_the_run():
     ]
     assert len(watch.Watch(2, records).see(300, dict(a=2.0))) == 1
     assert watch.Watch(2).see(300, dict(a=2.0)) == []
-
-
-def test_an_average_with_its_sign_flipped_is_warned_of():
-    """The defect of averaging.md 2.2, 10: only the average goes wrong, not the run."""
-    flipped = averaging.track(optax.sgd(0.1), dict(shadow=lambda t: -0.02))
-    params = jnp.array([1.0, -2.0])
-    state = flipped.init(params)
-    step = jax.jit(lambda params, state, grads: flipped.update(grads, state, params))
-    watched, lines = watch.Watch(3), []
-    for t in range(1, 401):
-        grads = params - 1 + 0.5 * jnp.sin(jnp.float32(t))
-        updates, state = step(params, state, grads)
-        params = optax.apply_updates(params, updates)
-        if t % 40 == 0:
-            weights = dict(raw=params, shadow=averaging.read(state, "shadow"))
-            lines += watched.see(t, evaluation.distances(weights))
-    assert lines and "the average shadow has moved away" in lines[0]
