@@ -154,8 +154,8 @@ def test_an_interrupted_branch_goes_on_with_what_it_took_over(trunk, runs, tmp_p
 def test_merges_know_what_a_branch_took_over(trunk, runs):
     def kernel(workdir, name):
         config = config_file.read(workdir)
-        recipes = merge_recipes.Recipes(workdir, config, [START + STEPS], name)
-        return merge_recipes.kernel([recipes.source(START + STEPS, name)])
+        source = merge_recipes.stored_source(workdir, config, START + STEPS, name)
+        return merge_recipes.kernel([source])
 
     last = START + STEPS
     np.testing.assert_allclose(
@@ -163,7 +163,7 @@ def test_merges_know_what_a_branch_took_over(trunk, runs):
     )
     expected = [0] * (START + 1) + [1 / STEPS] * STEPS
     np.testing.assert_allclose(kernel(runs["restart"], "uniform"), expected)
-    with pytest.raises(ValueError, match=r"'uniform' of .* were frozen .* merge them"):
+    with pytest.raises(ValueError, match=r"'uniform' of .* were frozen .* take them"):
         kernel(runs["freeze"], "uniform")
     # A synthesis takes what is left, and continued averages reach back to step 0.
     target = dict(name="power", gamma=4.0)

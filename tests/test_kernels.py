@@ -210,3 +210,18 @@ def test_which_decay_an_average_imitates(average, multiplier, position):
 def test_bad_counts_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         kernel(averaging.uniform(), **arguments)
+
+
+def test_in_tokens_an_update_is_as_many_updates_of_one_token():
+    tokens = np.array([3, 1, 2, 5])
+    for average, _ in IDENTITIES.values():
+        fine = averaging.kernel(average, tokens.sum())
+        expected = np.add.reduceat(fine, np.cumsum(tokens) - tokens)
+        actual = averaging.kernel(average, len(tokens), tokens=tokens)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("tokens", [0, -3, [1, 2], [1, 2, 0], 1.5])
+def test_tokens_that_are_not_possible(tokens):
+    with pytest.raises(ValueError, match="tokens=.* must be a"):
+        averaging.kernel(averaging.uniform(), 3, tokens=tokens)

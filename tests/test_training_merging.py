@@ -1,5 +1,6 @@
 """Merges of a real run's snapshots, planned, summed and written."""
 
+import dataclasses
 import json
 import math
 
@@ -227,15 +228,16 @@ def test_nothing_is_overwritten(written, workdir):
 def test_a_merge_is_not_a_run_to_go_on_with(written):
     out, _ = written
     config = small.config(model__layers=1, duration__steps=STEPS)
-    with pytest.raises(ValueError, match="differs from the run in"):
+    with pytest.raises(ValueError, match=r"is a merge, whose weights have no opt"):
         loop.prepare(config, out)
 
 
 def test_an_average_that_started_late_has_its_own_clock(workdir):
-    run = merge_recipes.Recipes(workdir, config_file.read(workdir), [40], "ema25")
-    source = run.source(40, "ema25")
-    assert (source.start, source.every) == (0, 1)
-    late = merging.Source(40, "ema25", source.average, every=1, start=30)
+    config = config_file.read(workdir)
+    source = merge_recipes.stored_source(workdir, config, 40, "ema25")
+    assert (source.start, source.every, source.tokens) == (0, 1, 1)
+    assert source == merge_recipes.expected_source(config, 40, "ema25")
+    late = dataclasses.replace(source, start=30)
     kernel = merging.kernel([late])
     assert not kernel[:30].any()
     expected = averaging.kernel(averaging.age_ema(divisor=25.0), 10)
@@ -359,3 +361,13 @@ def test_a_folder_without_a_run_or_without_a_mean(tmp_path, workdir):
         ValueError, match=r"needs a uniform average, and .* tracks none"
     ):
         run.window(20, 40)
+
+
+def test_the_time_of_an_average_may_be_in_tokens(workdir):
+    config = config_file.read(workdir)
+    config["tracking"]["time"] = "tokens"
+    source = merge_recipes.expected_source(config, 40, "ema25")
+    tokens = config["resolved"]["tokens_per_step"]
+    assert source.tokens == tokens > 1
+    expected = averaging.kernel(averaging.age_ema(divisor=25.0), 40, tokens=tokens)
+    np.testing.assert_allclose(merging.kernel([source])[1:], expected, rtol=1e-12)

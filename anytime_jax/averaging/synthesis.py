@@ -24,12 +24,14 @@ class Stored:
       step: updates done when it was stored.
       every: updates between the ticks of the average.
       start: updates done when the average started, as a copy of the weights.
+      tokens: of an update, if the average's time is in tokens; 1 if it is in steps.
     """
 
     average: Callable
     step: int
     every: int = 1
     start: int = 0
+    tokens: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _check(stored: Sequence[Stored]) -> None:
         weights.require_count("start", one.start, least=0)
         weights.require_count("step", one.step, least=one.start)
         weights.require_count("every", one.every, least=1)
+        weights.require_count("tokens", one.tokens, least=1)
 
 
 def _shares(one: Stored, last: int) -> np.ndarray:
@@ -167,7 +170,9 @@ def _shares(one: Stored, last: int) -> np.ndarray:
     shares = np.zeros(last + 1)
     shares[one.start] = 1.0
     stops = np.arange(one.every, last - one.start + 1, one.every)
-    shares[one.start + stops] = kernels.shares(one.average, stops, one.every)
+    shares[one.start + stops] = kernels.shares(
+        one.average, stops, one.every, one.tokens
+    )
     return shares
 
 
@@ -193,17 +198,16 @@ def _reduced(
     """
     ends = sorted({0, last, *(one.step for one in stored)})
     stretches = list(zip([-1, *ends[:-1]], ends, strict=True))
-    sources = list(dict.fromkeys((one.average, one.every, one.start) for one in stored))
-    tracks = [
-        _track(Stored(average, start, every, start), last, stretches)
-        for average, every, start in sources
-    ]
+    # An average by all but the step that it was stored at.
+    source_M = [dataclasses.replace(one, step=one.start) for one in stored]
+    sources = list(dict.fromkeys(source_M))
+    tracks = [_track(source, last, stretches) for source in sources]
     if isinstance(target, Stored):
         wanted = _profile(_shares(target, last))[0]
     else:
         wanted = np.asarray(target, np.float64)
     number = {source: index for index, source in enumerate(sources)}
-    source_M = [number[one.average, one.every, one.start] for one in stored]
+    source_M = [number[source] for source in source_M]
     step_M = np.array([one.step for one in stored])
     rows, wanted_rows = [], []
     scale_M = _scales(tracks, source_M, step_M, ends)

@@ -11,6 +11,7 @@ and decays into FILE.png. A WHAT is one of
                    or tail:start=900; with --step, and ticks of --every updates
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,7 +24,13 @@ from anytime_jax.averaging.merging import Stored, merged_kernel
 from anytime_jax.commands import arguments as arguments_lib
 from anytime_jax.commands.errors import BadInput
 from anytime_jax.reporting import memory
-from anytime_jax.training import config_file, merging, snapshots, stored
+from anytime_jax.training import (
+    config_file,
+    merge_recipes,
+    merging,
+    snapshots,
+    stored,
+)
 
 
 class Arguments(NamedTuple):
@@ -136,12 +143,12 @@ def _of_folder(folder: str, given: Arguments) -> dict[str, np.ndarray]:
         steps = merging.choose(steps, stop=given.step)
         return {given.recipe: merging.plan(folder, recipe, steps=steps).kernel()}
     step = stored.last_step(folder) if given.step is None else given.step
-    if step in snapshots.stored_steps(folder):
-        merge = snapshots.read_meta(folder, step).get("merge")
-        if merge:
-            return {merge["recipe"]["name"]: merging.kernel(merging.sources_of(merge))}
-    every, start = config["tracking"]["every"], config["branch"]["step"]
-    return {
-        name: merged_kernel([1.0], [Stored(average, step, every, start)])
-        for name, average in averaging.build(config["averages"]).items()
-    }
+    if step not in snapshots.stored_steps(folder):
+        names, source = config["averages"], merge_recipes.expected_source
+        return {name: merging.kernel([source(config, step, name)]) for name in names}
+    merge = snapshots.read_meta(folder, step).get("merge")
+    if merge:
+        return {merge["recipe"]["name"]: merging.kernel(merging.sources_of(merge))}
+    source = functools.partial(merge_recipes.stored_source, folder, config, step)
+    names = [name for name in snapshots.stored_weights(folder, step) if name != "raw"]
+    return {name: merging.kernel([source(name)]) for name in names}

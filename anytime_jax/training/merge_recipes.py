@@ -38,6 +38,7 @@ class Source:
       average: its spec, `dict(name=..., ...)`; that of raw weights is `latest`.
       every: updates between the ticks of the average.
       start: updates done when the average started.
+      tokens: of an update, if the average's time is in tokens, else 1.
       coefficient: how much of it enters.
     """
 
@@ -46,12 +47,13 @@ class Source:
     average: Mapping[str, Any]
     every: int
     start: int
+    tokens: int = 1
     coefficient: float = 1.0
 
     def stored(self) -> merging.Stored:
         """Returns what its kernel follows from."""
         average = averaging.build({"average": self.average})["average"]
-        return merging.Stored(average, self.step, self.every, self.start)
+        return merging.Stored(average, self.step, self.every, self.start, self.tokens)
 
 
 def kernel(sources: Sequence[Source]) -> np.ndarray:
@@ -159,7 +161,7 @@ class Recipes:
                 f"recipe 'window' needs a uniform average, and {self._workdir!s} "
                 f"tracks {listed(averages) or 'none'}"
             )
-        sources = [self.source(step, named[0]) for step in (start, stop)]
+        sources = [self._source(step, named[0]) for step in (start, stop)]
         first, last = (source.step - source.start for source in sources)
         if sources[0].start != sources[1].start:
             raise ValueError(
@@ -185,24 +187,29 @@ class Recipes:
             raise ValueError(f"target={target!r} must be dict(name=...) or a name")
         average = averaging.build({"target": target})["target"]
         sources = [
-            self.source(step, name)
+            self._source(step, name)
             for step in self._steps
             for name in snapshots.stored_weights(self._workdir, step)
             if name == "raw" or name in self._config["averages"]
             if name not in branches.frozen(self._config)
         ]
         stored = [source.stored() for source in sources]
-        # Averages that were continued know the steps before the branch.
-        branch = self._config["branch"]
-        start = 0 if branch["averages"] == "continue" else branch["step"]
-        wanted = merging.Stored(average, self._steps[-1], start=start)
+        wanted = merging.Stored(
+            average,
+            self._steps[-1],
+            start=first_step(self._config),
+            tokens=tokens_per_update(self._config),
+        )
         found = merging.synthesize(wanted, stored, ridge=ridge, limit=limit)
         reported = ("error", "condition", "amplification")
         quality = {key: getattr(found, key) for key in reported}
         return _with(sources, found.coefficients), quality
 
+    def _source(self, step, name):
+        return stored_source(self._workdir, self._config, step, name)
+
     def _merged(self, coefficients):
-        sources = [self.source(step, self._weights) for step in self._steps]
+        sources = [self._source(step, self._weights) for step in self._steps]
         return _with(sources, coefficients), {}
 
     def _decayed(self, recipe, shape, final_fraction):
@@ -225,26 +232,65 @@ class Recipes:
             multipliers = [float(decay(count)) for count in range(1, n)]
         return self._merged(recipe(multipliers, n))
 
-    def source(self, step: int, name: str) -> Source:
-        """Returns stored weights by name; they have to be there."""
-        require_steps(self._workdir, [step])
-        count = snapshots.restore_count(self._workdir, step, name)
-        if name == "raw":
-            return Source(step, name, {"name": "latest"}, every=1, start=0)
-        if name not in self._config["averages"]:
-            raise ValueError(
-                f"weights={name!r} of step {step} are not among the averages of "
-                f"{self._workdir!s}: {listed(self._config['averages']) or 'none'}"
-            )
-        if name in branches.frozen(self._config):
-            trunk = self._config["branch"]["workdir"]
-            raise ValueError(
-                f"weights={name!r} of {self._workdir!s} were frozen where it branched "
-                f"off; merge them from {trunk!r}"
-            )
-        spec = self._config["averages"][name]
-        every = self._config["tracking"]["every"]
-        return Source(step, name, spec, every=every, start=step - count)
+
+def stored_source(workdir, config: Mapping[str, Any], step: int, name: str) -> Source:
+    """Returns stored weights by name; they have to be there.
+
+    Args:
+      workdir: the run's folder.
+      config: its config.json.
+      step: of the snapshot.
+      name: `raw` or the name of an average.
+
+    Raises:
+      ValueError: they are not there, or no average of the run is called so, or it was
+        frozen.
+    """
+    require_steps(workdir, [step])
+    count = snapshots.restore_count(workdir, step, name)
+    if name == "raw":
+        return Source(step, name, {"name": "latest"}, every=1, start=0)
+    if name not in config["averages"]:
+        raise ValueError(
+            f"weights={name!r} of step {step} are not among the averages of "
+            f"{workdir!s}: {listed(config['averages']) or 'none'}"
+        )
+    if name in branches.frozen(config):
+        raise ValueError(
+            f"weights={name!r} of {workdir!s} were frozen where it branched off; take "
+            f"them from {config['branch']['workdir']!r}"
+        )
+    return dataclasses.replace(expected_source(config, step, name), start=step - count)
+
+
+def expected_source(config: Mapping[str, Any], step: int, name: str) -> Source:
+    """Returns what an average will be at a step, tracked from the first on.
+
+    Args:
+      config: of a run.
+      step: of any snapshot.
+      name: of the average.
+    """
+    return Source(
+        step,
+        name,
+        config["averages"][name],
+        every=config["tracking"]["every"],
+        start=first_step(config),
+        tokens=tokens_per_update(config),
+    )
+
+
+def first_step(config: Mapping[str, Any]) -> int:
+    """Returns the step at which a run's own averages start."""
+    branch = config["branch"]
+    return 0 if branch["averages"] == "continue" else branch["step"]
+
+
+def tokens_per_update(config: Mapping[str, Any]) -> int:
+    """Returns the time that an update takes in a run's averages."""
+    in_tokens = config["tracking"]["time"] == "tokens"
+    return config["resolved"]["tokens_per_step"] if in_tokens else 1
 
 
 def require_steps(workdir: str | os.PathLike, steps: Sequence[int]) -> None:
