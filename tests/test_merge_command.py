@@ -234,7 +234,7 @@ def test_kernel_shows_any_average_beside_those_of_a_run(workdir, tmp_path, capsy
     assert main.main(["kernel", *arguments]) == 0
     printed = capsys.readouterr().out
     header, *rows, _, last = printed.splitlines()
-    names = [f"{workdir} ema25", f"{workdir} uniform", "tail:start=900"]
+    names = ["trunk ema25", "trunk uniform", "tail:start=900"]
     assert [row[: len(name)] for row, name in zip(rows, names, strict=True)] == names
     assert header.split()[:3] == ["average", "step", "mean"]
     assert rows[2].removeprefix(names[2]).split() == [

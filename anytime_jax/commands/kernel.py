@@ -71,8 +71,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         for what in given.what:
             found = _of_folder(what, given) if _is_folder(what) else _of(what, given)
-            several = len(given.what) > 1 and _is_folder(what)
-            kernels |= {f"{what} {k}" if several else k: v for k, v in found.items()}
+            label = _label(what, given)
+            kernels |= {f"{label}{name}": found[name] for name in found}
     except ValueError as error:
         raise BadInput(error) from error
     if not kernels:
@@ -123,6 +123,16 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 def _is_folder(what: str) -> bool:
     return pathlib.Path(what).is_dir() or "/" in what
+
+
+def _label(what: str, given: Arguments) -> str:
+    """Which folder a kernel is of, as short as that can be told."""
+    folders = [one for one in given.what if _is_folder(one)]
+    if len(given.what) == 1 or what not in folders:
+        return ""
+    names = [pathlib.Path(one).name for one in folders]
+    name = pathlib.Path(what).name
+    return f"{name if name and names.count(name) == 1 else what} "
 
 
 def _of(what: str, given: Arguments) -> dict[str, np.ndarray]:
