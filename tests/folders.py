@@ -92,6 +92,50 @@ def write(
     return str(folder)
 
 
+def write_merge(
+    folder: pathlib.Path,
+    trunk: str | pathlib.Path,
+    recipe: dict,
+    loss: float | None,
+    *,
+    step: int = 400,
+    span: int | None = None,
+    weights: str = "raw",
+    every: int = 40,
+    **changes,
+) -> str:
+    """Writes a merge of two snapshots of a trunk.
+
+    Args:
+      folder: where to.
+      trunk: the folder of its run.
+      recipe: its spec.
+      loss: on the larger set; None if it was not evaluated.
+      step: of the newer snapshot.
+      span: the last updates that it is about.
+      weights: those that were merged.
+      every: steps between the two.
+      **changes: as in `write`; of the config of the trunk.
+    """
+    sources = [
+        dict(step=step - every, weights=weights, coefficient=0.5),
+        dict(step=step, weights=weights, coefficient=0.5),
+    ]
+    merge = dict(workdir=str(trunk), recipe=recipe, step=step, span=span)
+    merge |= dict(sources=sources, quality={})
+    changes = {"resolved__horizons": sorted(TRUNK), "averages": {}} | changes
+    losses = {} if loss is None else {step: {"raw": loss}}
+    return write(
+        folder,
+        "constant",
+        losses,
+        total_steps=400,
+        curves=False,
+        merge=merge,
+        **changes,
+    )
+
+
 def write_all(folder: pathlib.Path) -> list[str]:
     """Writes a trunk, a cosine run at every horizon, and a cooldown at the last two."""
     trunk = folder / "trunk"

@@ -211,6 +211,79 @@ def test_cooldowns_of_other_lengths_and_shapes_are_other_exits(tmp_path):
     ]
 
 
+def test_merges_are_exits_of_their_trunk(tmp_path):
+    names = folders.write_all(tmp_path)
+    wsm, half = dict(name="from_decay", shape="1-sqrt"), dict(span=50)
+    window = dict(name="window", start=160, stop=200)
+    merge = folders.write_merge
+    names += [
+        merge(tmp_path / "a", names[0], wsm, 2.5, step=100, **half),
+        merge(tmp_path / "b", names[0], wsm, 2.25, step=198, span=99),
+        merge(tmp_path / "c", names[0], wsm, 1.625, span=200),
+        merge(tmp_path / "d", names[0], wsm, 1.875, span=100),
+        merge(tmp_path / "e", names[0], window, 2.0, step=200, span=40),
+        merge(tmp_path / "f", tmp_path / "gone", wsm, 2.0, span=200),
+    ]
+    found = _compare(*names)
+    assert [(row.group, row.name, row.role) for row in found.rows] == [
+        ("constant", "raw", "trunk"),
+        ("constant", "ema25", "trunk"),
+        ("constant", "uniform", "trunk"),
+        ("constant", "from_decay 1-sqrt, last 50%", "merge"),
+        ("constant", "from_decay 1-sqrt, last 25%", "merge"),
+        ("constant", "window 20%", "merge"),
+        ("constant", "cooldown 20%", "branch"),
+        ("off gone", "from_decay 1-sqrt, last 50%", "merge"),
+        ("fixed horizon", "cosine", "fixed"),
+    ]
+    row = found.rows[3]
+    assert _means(row) == {100: 2.5, 200: 2.25, 400: 1.625}
+    assert found.regrets(row) == {100: -0.125, 200: 0.0, 400: -0.125}
+    assert found.worst_regret(row) == 0.0
+    assert found.best_overall(cooldown=False) is row
+    assert found.best(200).name == "window 20%"
+
+
+def test_seeds_of_a_merge_are_one_row(tmp_path):
+    uniform, names = dict(name="uniform"), []
+    for seed, loss in enumerate((2.0, 2.25)):
+        trunk = tmp_path / f"{seed}" / "trunk"
+        names.append(folders.write(trunk, "constant", folders.TRUNK, seed=seed))
+        out = tmp_path / f"{seed}" / "merge"
+        names.append(folders.write_merge(out, trunk, uniform, loss, seed=seed))
+    merged = [row for row in _compare(*names).rows if row.role == "merge"]
+    assert [row.losses for row in merged] == [{400: Loss(2.125, 0.125, 2)}]
+
+
+def test_merges_of_other_snapshots_at_one_horizon_are_other_exits(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+
+    def merge(name, **arguments):
+        recipe = dict(name="linear")
+        return folders.write_merge(tmp_path / name, trunk, recipe, 2.0, **arguments)
+
+    coarse = merge("coarse", every=40, span=80)
+    names = [trunk, coarse, merge("other", step=200, every=20, span=40)]
+    # Snapshots at the same share of another horizon are further from each other.
+    [row] = [row for row in _compare(*names).rows if row.role == "merge"]
+    assert (row.name, list(row.losses)) == ("linear, last 20%", [200, 400])
+    found = _compare(*names, merge("fine", every=20, span=80))
+    assert {
+        row.name: list(row.losses) for row in found.rows if row.role == "merge"
+    } == {
+        "linear, last 20%, every 40": [400],
+        "linear, last 20%, every 20": [200, 400],
+    }
+
+
+def test_a_merge_that_was_not_evaluated_is_refused(tmp_path):
+    folder = folders.write_merge(
+        tmp_path / "merge", tmp_path / "trunk", dict(name="uniform"), None
+    )
+    with pytest.raises(ValueError, match="merge is a merge without a loss: make it wi"):
+        _compare(folder)
+
+
 @pytest.mark.parametrize(
     ("tokens_per_step", "non_embedding", "step", "name"),
     [

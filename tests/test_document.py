@@ -53,6 +53,30 @@ def test_what_was_run(everything):
     )
 
 
+def test_what_was_merged(tmp_path):
+    names = folders.write_all(tmp_path)
+    uniform = dict(name="uniform")
+    merge = folders.write_merge
+    names += [
+        merge(tmp_path / "a", names[0], uniform, 2.5, step=198, every=40, span=99),
+        merge(tmp_path / "b", names[0], uniform, 2.0, step=400, every=80, span=200),
+        merge(tmp_path / "c", names[0], dict(name="linear"), 2.0, span=40),
+    ]
+    text = document.to_report(_compare(*names), "report.png")
+    assert (
+        _section(text, "What was merged").split("\n\n")[0]
+        == """\
+| schedule | exit | 1x | 2x | 4x |
+| --- | --- | ---: | ---: | ---: |
+| constant | uniform, last 50% | - | 2 of 158 to 198 | 2 of 320 to 400 |
+|  | linear, last 10% | - | - | 2 of 360 to 400 |"""
+    )
+    run = _section(text, "What was run")
+    assert "| trunk |" in run
+    assert not any(f"| {name} |" in run for name in "abc")
+    assert "before the horizon" in text
+
+
 def test_no_path_of_the_machine_is_told(everything):
     text = document.to_report(everything, "report.png")
     for run in everything.names:

@@ -91,6 +91,34 @@ def test_merge_writes_a_folder_that_evaluate_reads(workdir, tmp_path, capsys):
     assert row[:3] == ["from_decay", "12", f"{age:,.1f}"]
 
 
+def test_an_evaluated_merge_is_in_the_report(workdir, tmp_path, capsys):
+    out = tmp_path / "merged"
+    arguments = ["merge", str(workdir), "--recipe=uniform", f"--out={out}"]
+    assert main.main([*arguments, "--evaluate"]) == 0
+    printed = capsys.readouterr().out
+    loss = f"{training.evaluate(out)['raw']:.4f}"
+    expected = f"\n\nloss              {loss} nats/token\nWrote step 12 to {out}\n"
+    assert printed.endswith(expected)
+    report = tmp_path / "report.md"
+    assert main.main(["report", str(out), f"--out={report}"]) == 0
+    group, row = capsys.readouterr().out.splitlines()[1:3]
+    assert group == f"off {workdir.name}"
+    assert row.split() == ["uniform,", "last", "100%", f"{loss}*", "-"]
+    assert "uniform, last 100%" in report.read_text()
+    assert "exists; a merge is written to a new" in _fails(
+        capsys, *arguments, "--evaluate"
+    )
+
+
+def test_a_merge_without_a_loss_is_not_in_a_report(workdir, tmp_path, capsys):
+    out = tmp_path / "merged"
+    arguments = [str(workdir), "--recipe=uniform", f"--out={out}"]
+    assert main.main(["merge", *arguments]) == 0
+    capsys.readouterr()
+    message = _fails(capsys, "report", out, f"--out={tmp_path / 'report.md'}")
+    assert message == "merged is a merge without a loss: make it with --evaluate"
+
+
 @pytest.mark.parametrize(
     ("flags", "steps"),
     [

@@ -91,6 +91,38 @@ def test_a_branch_knows_its_trunk_from_a_relative_path(tmp_path, monkeypatch):
     assert run.exits == {"raw": {400: 1.75}}
 
 
+@pytest.mark.parametrize(
+    ("step", "horizon"), [(400, 400), (396, 400), (395, 395), (198, 200), (150, 150)]
+)
+def test_a_merge_is_an_exit_at_the_horizon_just_after_it(tmp_path, step, horizon):
+    folder = folders.write_merge(
+        tmp_path / "m", tmp_path / "trunk", dict(name="uniform"), 2.0, step=step
+    )
+    run = runs.read(folder)
+    assert (run.role, run.trunk) == ("merge", tmp_path / "trunk")
+    assert run.merge["recipe"] == {"name": "uniform"}
+    assert run.exits == {"raw": {horizon: 2.0}}
+
+
+def test_a_merge_that_does_not_say_of_what_is_named(tmp_path):
+    trunk = tmp_path / "trunk"
+    folders.write_merge(tmp_path / "m", trunk, dict(name="uniform"), 2.0)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    del config["merge"]["recipe"]["name"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"it has no merge\.recipe\.name"):
+        runs.read(tmp_path / "m")
+
+
+def test_snapshots_are_the_folders_that_are_complete(tmp_path):
+    folder = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    assert runs.read(folder).snapshots == ()
+    for name in ("200", "1000", "50", "300.orbax-checkpoint-tmp"):
+        (tmp_path / "trunk" / "snapshots" / name).mkdir(parents=True)
+    assert runs.read(folder).snapshots == (50, 200, 1000)
+
+
 def test_exits_are_in_order_of_memory(tmp_path):
     losses = {100: dict.fromkeys(("uniform", "ema12_5", "ema100", "ema25", "raw"), 2.0)}
     run = runs.read(folders.write(tmp_path / "trunk", "constant", losses))

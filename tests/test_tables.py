@@ -149,3 +149,20 @@ def test_signed(regret, text):
 
 def test_a_path_of_the_machine_is_not_told(everything):
     assert "somebody" not in tables.to_text(everything)
+
+
+def test_how_far_merges_are_from_their_horizon_is_told(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    uniform = dict(name="uniform")
+
+    def note(name, step):
+        folder = tmp_path / name
+        folders.write_merge(folder, trunk, uniform, 2.0, step=step, span=step // 2)
+        lines = tables.to_text(_compare(trunk, folder)).splitlines()
+        return [line for line in lines if line.startswith("Merges")]
+
+    said = "Merges are of snapshots up to {} before the horizon."
+    assert note("at", 400) == []
+    assert note("one", 399) == [said.format("1 step")]
+    assert note("three", 397) == [said.format("3 steps")]
+    assert note("elsewhere", 300) == []

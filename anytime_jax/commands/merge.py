@@ -1,5 +1,5 @@
 """merge WORKDIR --recipe=NAME[:KEY=VALUE,...] --out=DIR [--average=NAME]
-    [--steps=S,S,...] [--every=K] [--start=S] [--stop=S] [--latest=K]
+    [--steps=S,S,...] [--every=K] [--start=S] [--stop=S] [--latest=K] [--evaluate]
 
 Merges snapshots of the run in WORKDIR into the new folder DIR, which every verb reads.
 The recipes, of one set of weights (raw, or --average) at the steps that are chosen:
@@ -17,7 +17,8 @@ and of the averages that the run tracked:
                                         an average that was not tracked, up to --stop
 
 The steps are --steps, or of all stored ones the multiples of --every in
-(--start, --stop], of which the --latest few.
+(--start, --stop], of which the --latest few. With --evaluate the loss on the run's
+larger validation set is printed, and recorded in DIR for `report`.
 """
 
 import pathlib
@@ -44,6 +45,7 @@ class Arguments(NamedTuple):
       average: which weights.
       steps: those given, if any.
       choices: `every`, `start`, `stop`, `latest`, those given.
+      evaluate: whether to evaluate the merge.
     """
 
     workdir: str
@@ -52,6 +54,7 @@ class Arguments(NamedTuple):
     average: str
     steps: list[int] | None
     choices: Mapping[str, int]
+    evaluate: bool
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -79,13 +82,16 @@ def run(arguments: Sequence[str]) -> int:
         plan = merging.plan(
             given.workdir, given.recipe, steps=steps, weights=given.average
         )
-        merging.write(plan, given.out)
+        loss = merging.write(plan, given.out, evaluate=given.evaluate)
     except ValueError as error:
         raise BadInput(error) from error
     except OSError as error:
         raise BadInput(f"--out={given.out} cannot be written: {error}") from error
     print(to_text(plan))
-    print(f"\nWrote step {plan.step} to {given.out}")
+    print()
+    if loss is not None:
+        print(f"loss              {loss:.4f} nats/token")
+    print(f"Wrote step {plan.step} to {given.out}")
     return 0
 
 
@@ -125,6 +131,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_string("average", "raw", "", flag_values=values)
     flags.DEFINE_list("steps", None, "", flag_values=values)
+    flags.DEFINE_boolean("evaluate", False, "", flag_values=values)
     for name in _CHOICES:
         flags.DEFINE_integer(name, None, "", lower_bound=0, flag_values=values)
     try:
@@ -152,4 +159,5 @@ def parse(arguments: Sequence[str]) -> Arguments:
         average=values.average,
         steps=None if steps is None else arguments_lib.parse_steps(steps, "--steps"),
         choices=choices,
+        evaluate=values.evaluate,
     )

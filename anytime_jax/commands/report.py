@@ -1,8 +1,8 @@
 """report DIR [DIR ...] --out=FILE.md
 
 Tabulates and plots the exits of the runs in the DIRs beside their envelope, the best
-fixed-horizon run at each horizon. Prints the table, and writes FILE.md with the picture
-beside it, FILE.png.
+fixed-horizon run at each horizon. A merge (made with `merge --evaluate`) is an exit of
+its run. Prints the table, and writes FILE.md with the picture beside it, FILE.png.
 """
 
 import pathlib

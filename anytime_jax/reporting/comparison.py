@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anytime_jax.reporting import merges as merges_lib
 from anytime_jax.reporting import runs as runs_lib
 from anytime_jax.reporting.runs import Run
 
@@ -48,7 +49,8 @@ class Row:
 
     Attributes:
       group: the trunk, or `fixed horizon`.
-      name: `raw`, an average, a cooldown, or the name of a fixed-horizon schedule.
+      name: `raw`, an average, a merge, a cooldown, or the name of a fixed-horizon
+        schedule.
       losses: by horizon in steps; a horizon without a loss is not in it.
       runs: those that the losses are from.
     """
@@ -62,6 +64,11 @@ class Row:
     def is_exit(self) -> bool:
         """Whether this is an exit, and not a fixed-horizon schedule."""
         return self.group != FIXED_HORIZON
+
+    @property
+    def role(self) -> str:
+        """That of its runs: `trunk`, `merge`, `branch` or `fixed`."""
+        return self.runs[0].role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +113,11 @@ class Comparison:
         """Returns the exit with the lowest worst regret, of those that miss none.
 
         Args:
-          cooldown: whether of the cooldowns, or of the trunks' weights and averages.
+          cooldown: whether of the cooldowns, or of the trunks' weights, averages and
+            merges.
         """
         rows = [row for row in self.rows if row.is_exit and self.envelope]
-        rows = [row for row in rows if (row.runs[0].role == "branch") == cooldown]
+        rows = [row for row in rows if (row.role == "branch") == cooldown]
         rows = [row for row in rows if len(self.regrets(row)) == len(self.envelope)]
         rows = [row for row in rows if math.isfinite(self.worst_regret(row))]
         return min(rows, key=self.worst_regret, default=None)
@@ -119,7 +127,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     """Puts every exit beside the best fixed-horizon run at each horizon.
 
     Only losses on the larger set are compared, and of a fixed-horizon run or a branch
-    only that of its raw weights at its end. Runs that differ only in their seed count
+    only that of its raw weights at its end; a merge is an exit of the run that it was
+    made from. Runs that differ only in their seed count
     as one, with their mean loss.
 
     Args:
@@ -211,8 +220,8 @@ def _lower(one: Point | None, other: Point) -> Point:
 
 
 def _exits(runs: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
-    """The exits of every trunk: its weights, and the branches that start from it."""
-    branches = [run for run in runs if run.role == "branch"]
+    """The exits of every trunk: its weights, their merges, and its branches."""
+    branches = [run for run in runs if run.role in ("merge", "branch")]
     trunks: dict[str, list[Run]] = {}
     for run in runs:
         if run.role == "trunk":
@@ -226,13 +235,40 @@ def _exits(runs: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
         for name in dict.fromkeys(name for run in same for name in run.exits):
             rows.append(_pooled(group, name, same, name))
         folders = {run.folder for run in same}
-        rows += _cooldowns(group, [one for one in branches if one.trunk in folders])
+        rows += _off(group, [one for one in branches if one.trunk in folders])
         sources |= folders
-    # The trunk of a branch need not be among the runs.
+    # The trunk of a branch or a merge need not be among the runs.
     for source in dict.fromkeys(run.trunk for run in branches):
         if source not in sources:
             same = [run for run in branches if run.trunk == source]
-            rows += _cooldowns(f"off {source.name}", same)
+            rows += _off(f"off {source.name}", same)
+    return rows
+
+
+def _off(group: str, runs: Sequence[Run]) -> list[Row]:
+    """What was made from a trunk's snapshots, merges first."""
+    merges = [run for run in runs if run.merge]
+    return _merges(group, merges) + _cooldowns(
+        group, [run for run in runs if not run.merge]
+    )
+
+
+def _merges(group: str, merges: Sequence[Run]) -> list[Row]:
+    """One row for every recipe and the share of the run that it is about."""
+    kinds: dict[str, list[Run]] = {}
+    for run in merges:
+        kinds.setdefault(merges_lib.label(run.merge), []).append(run)
+    rows = []
+    for name, same in kinds.items():
+        if len({(run.trunk, *run.exits["raw"]) for run in same}) == len(same):
+            rows.append(_pooled(group, name, same, "raw"))
+            continue
+        # There are several at a horizon: of other snapshots.
+        parts: dict[str, list[Run]] = {}
+        for run in same:
+            detailed = merges_lib.label(run.merge, detailed=True)
+            parts.setdefault(detailed, []).append(run)
+        rows += [_pooled(group, one, parts[one], "raw") for one in parts]
     return rows
 
 
@@ -294,6 +330,8 @@ def _measure(run: Run) -> dict[str, Any]:
 
 
 def _not_there_yet(run: Run, name: str) -> str:
+    if run.merge:
+        return f"{name} is a merge without a loss: make it with --evaluate"
     horizons = run.config["resolved"]["horizons"]
     horizon = min(horizons) if run.role == "trunk" else run.total_steps
     return (

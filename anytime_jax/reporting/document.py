@@ -3,9 +3,14 @@
 import pathlib
 from collections.abc import Mapping
 
-from anytime_jax.reporting import tables
+from anytime_jax.reporting import merges, tables
 from anytime_jax.reporting.comparison import Comparison
 from anytime_jax.reporting.runs import Run
+
+_MERGED = (
+    "How many sets of weights, raw or averages, of which steps. The error is that of "
+    "the kernel of a synthesis relative to its target's, or a window's from rounding."
+)
 
 
 def to_report(comparison: Comparison, picture: str) -> str:
@@ -25,6 +30,8 @@ def to_report(comparison: Comparison, picture: str) -> str:
     if comparison.envelope:
         parts += ["## Regret at every horizon", tables.regrets_to_markdown(comparison)]
     parts += ["## What was run", _runs(comparison), f"With {_versions(comparison)}."]
+    if any(row.role == "merge" for row in comparison.rows):
+        parts += ["## What was merged", _merges(comparison)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,8 +78,24 @@ def _runs(comparison: Comparison) -> str:
     body = [
         [name, _schedule(run, given), _steps(run), _peak(run), str(run.seed)]
         for run, name in comparison.names.items()
+        if not run.merge
     ]
     return tables.markdown_table(header, body)
+
+
+def _merges(comparison: Comparison) -> str:
+    """Of every merge and horizon, how many weights of which steps are in it."""
+    body = []
+    for row in comparison.rows:
+        found: dict[int, list[str]] = {}
+        for run in row.runs if row.role == "merge" else ():
+            for step in run.exits["raw"]:
+                found.setdefault(step, []).append(merges.contents(run.merge))
+        if found:
+            cells = (tables.distinct(found.get(k, "-")) for k in comparison.horizons)
+            body.append([row.group, row.name, *cells])
+    header = ["schedule", "exit", *comparison.horizons.values()]
+    return tables.markdown_table(header, body) + "\n\n" + _MERGED
 
 
 def _schedule(run: Run, given: Mapping[pathlib.Path, str]) -> str:

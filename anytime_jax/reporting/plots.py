@@ -7,14 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anytime_jax.reporting import dots, looks
 from anytime_jax.reporting.comparison import Comparison, Row
 
-# From Okabe and Ito's palette, which the colour-blind can tell apart; for each trunk
-# one colour for its average and one for its cooldowns.
-_TRUNKS = (("#0072B2", "#D55E00"), ("#009E73", "#E69F00"), ("#AA4499", "#882255"))
-_RAW, _OTHERS, _FIXED, _GRID = "#94877A", "#6F9EBF", "#000000", "#E6E6E6"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
-_FONT = 9
 
 
 class _Style(NamedTuple):
@@ -42,19 +38,31 @@ def draw(comparison: Comparison, path: str | os.PathLike) -> None:
     """Draws loss against tokens, and the regret of the exits at every horizon.
 
     The curves are of the small set, which is evaluated often; the regrets are of the
-    larger set, as in the tables. Without an envelope the right panel shows the distance
-    to the best exit at the same horizon, and without an exit or a second fixed-horizon
-    schedule it is left out.
+    larger set, as in the tables. Without an envelope it is the distance to the best
+    exit at the same horizon, and without an exit or a second fixed-horizon schedule it
+    is left out.
+
+    With merges the curves, with the snapshots along their axis, are above the regrets,
+    and these are a dot for each exit in a panel for each horizon.
 
     Args:
       comparison: from `compare`.
-      path: the PNG file to write, 1600 x 650 pixels.
+      path: the PNG file to write, 1600 pixels wide; 650 high, or with merges as high as
+        its rows need.
     """
     from matplotlib import figure  # Slow to import, and only pictures need it.
 
     styles = _styles(comparison)
-    lines = {row: _distances(comparison, row) for row in styles}
-    lines = {row: line for row, line in lines.items() if _says_something(row, line)}
+    if any(row.role == "merge" for row in comparison.rows):
+        top, bottom = 4.2, dots.height(comparison)
+        drawing = figure.Figure(figsize=(32 / 3, top + bottom), dpi=150)
+        above, below = drawing.subfigures(2, 1, height_ratios=(top, bottom))
+        axes = above.add_axes((0.065, 0.125, 0.81, 0.715))
+        _curves(axes, comparison, styles, snapshots=True)
+        dots.draw(below, comparison, _lines(comparison, comparison.rows))
+        drawing.savefig(path)
+        return
+    lines = _lines(comparison, styles)
     drawing = figure.Figure(figsize=(32 / 3, 13 / 3), dpi=150)
     grid = drawing.add_gridspec(
         1,
@@ -77,33 +85,33 @@ def _styles(comparison: Comparison) -> dict[Row, _Style]:
     groups = list(dict.fromkeys(row.group for row in exits))
     styles = {}
     for number, group in enumerate(groups):
-        rows = [row for row in exits if row.group == group]
-        average, cooldown = _TRUNKS[number % len(_TRUNKS)]
+        rows = [row for row in exits if row.group == group and row.role != "merge"]
+        average, cooldown = looks.TRUNKS[number % len(looks.TRUNKS)]
         # After three trunks the colours come again, each with other dashes.
-        turn = (number + number // len(_TRUNKS)) % len(_DASHES)
+        turn = (number + number // len(looks.TRUNKS)) % len(_DASHES)
         dashes = _DASHES[turn] if len(groups) > 1 else "-"
-        own = [row for row in rows if row.runs[0].role == "trunk"]
+        own = [row for row in rows if row.role == "trunk"]
         averages = [row for row in own if row.name != "raw"]
         chosen = _chosen(comparison, averages)
         for row in rows:
             label = row.name if len(groups) == 1 else f"{group}\n{row.name}"
-            if row.runs[0].role == "branch":
+            if row.role == "branch":
                 style = _Style(label, cooldown, 1.2, dashes, marker="D")
             elif row is chosen:
                 style = _Style(label, average, 2.6, dashes)
             elif row not in averages:
-                style = _Style(label, _RAW, 1.6, dashes)
+                style = _Style(label, looks.RAW, 1.6, dashes)
             elif len(groups) == 1:
                 is_longest = row is averages[-1]
                 style = _Style(
-                    label, _OTHERS, 1.2, dashes, curve=is_longest, scales=False
+                    label, looks.OTHERS, 1.2, dashes, curve=is_longest, scales=False
                 )
             else:
                 continue
             styles[row] = style
     fixed = [row for row in comparison.rows if not row.is_exit]
     for row, dashes in zip(fixed, (*_DASHES, *"-" * len(fixed)), strict=False):
-        styles[row] = _Style(row.name, _FIXED, 0.8, dashes)
+        styles[row] = _Style(row.name, looks.FIXED, 0.8, dashes)
     return styles
 
 
@@ -133,20 +141,31 @@ def _distances(comparison: Comparison, row: Row) -> list[float]:
     return [regrets.get(step, math.nan) for step in steps]
 
 
+def _lines(comparison: Comparison, rows: Iterable[Row]) -> dict[Row, list[float]]:
+    """The distances of the rows that have any to show."""
+    lines = {row: _distances(comparison, row) for row in rows}
+    return {row: line for row, line in lines.items() if _says_something(row, line)}
+
+
 def _says_something(row: Row, line: Sequence[float]) -> bool:
     """Not for a fixed-horizon schedule that is the envelope wherever it has a loss."""
     finite = [value for value in line if math.isfinite(value)]
     return bool(finite) and (row.is_exit or max(finite) > 0)
 
 
-def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:
+def _curves(
+    axes,
+    comparison: Comparison,
+    styles: Mapping[Row, _Style],
+    snapshots: bool = False,
+) -> None:
     """Loss against tokens, from a little before the first horizon."""
     first, last = min(comparison.horizons), max(comparison.horizons)
     begin = min(0.45 * first, last / 20)
     envelope = {run for point in comparison.envelope.values() for run in point.runs}
     shown, labels = [], []
     for row, style in styles.items():
-        ends = row.runs[0].role != "trunk"
+        ends = row.role != "trunk"
         for run in row.runs if style.curve else ():
             curve = run.curves.get("raw" if ends else row.name, {})
             points = [(x, y) for x, y in curve.items() if math.isfinite(y)]
@@ -162,11 +181,25 @@ def _curves(axes, comparison: Comparison, styles: Mapping[Row, _Style]) -> None:
             if ends and x[-1] == run.total_steps and (row.is_exit or run in envelope):
                 end = dict(color=style.color, clip_on=False, zorder=6 + row.is_exit)
                 axes.plot(tokens[-1], y[-1], **_end(style.marker), **end)
-    axes.set_ylim(*_limits([*shown, *(label.y for label in labels)]))
+    axes.set_ylim(*looks.limits([*shown, *(label.y for label in labels)]))
     _token_axes(axes, comparison, begin)
     _write(axes, labels)
-    _finish(axes, "Loss while training", "tokens", "loss on the small set, nats/token")
-    _legend(axes, styles, bool(envelope))
+    looks.finish(
+        axes, "Loss while training", "tokens", "loss on the small set, nats/token"
+    )
+    ticks = snapshots and _snapshots(axes, comparison)
+    _legend(axes, styles, bool(envelope), ticks)
+
+
+def _snapshots(axes, comparison: Comparison) -> bool:
+    """Ticks at the bottom for the snapshots of the trunks; whether there are any."""
+    trunks = [run for run in comparison.names if run.role == "trunk"]
+    ticks = {step * run.tokens_per_step for run in trunks for step in run.snapshots}
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    foot = axes.get_xaxis_transform()
+    axes.vlines(ticks, 0, 0.035, color=looks.RAW, linewidth=0.8, transform=foot)
+    return bool(ticks)
 
 
 def _token_axes(axes, comparison: Comparison, begin: float) -> None:
@@ -179,16 +212,16 @@ def _token_axes(axes, comparison: Comparison, begin: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(begin * tokens_per_step, end * tokens_per_step)
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: looks.short(value))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     top = axes.secondary_xaxis("top")
     top.xaxis.set_minor_locator(ticker.NullLocator())
     places = np.log(steps) / math.log(end / begin)
-    texts = _legible(places, comparison.horizons.values())
+    texts = looks.legible(places, comparison.horizons.values())
     top.set_xticks([step * tokens_per_step for step in steps], texts)
-    _plain(top)
+    looks.plain(top)
     for step in steps:
-        axes.axvline(step * tokens_per_step, color=_GRID, linewidth=0.8, zorder=0)
+        axes.axvline(step * tokens_per_step, color=looks.GRID, linewidth=0.8, zorder=0)
 
 
 def _regrets(
@@ -209,40 +242,21 @@ def _regrets(
             scale += list(y[at])
     if comparison.envelope:
         steps, title = comparison.envelope, "Regret: loss minus envelope"
-        labels.append(_Label("envelope", _FIXED, len(steps) - 1, 0.0))
+        labels.append(_Label("envelope", looks.FIXED, len(steps) - 1, 0.0))
         unit = "regret, nats/token"
     else:
         steps, title = comparison.horizons, "Distance to the best exit"
         unit = "loss minus best, nats/token"
-    axes.axhline(0, color=_FIXED, linewidth=1.2, zorder=1)
+    axes.axhline(0, color=looks.FIXED, linewidth=1.2, zorder=1)
     axes.set_xlim(-0.2, len(steps) - 0.8)
-    axes.set_ylim(*_limits(scale))
+    axes.set_ylim(*looks.limits(scale))
     places = np.arange(len(steps)) / max(len(steps) - 0.6, 1)
-    texts = _legible(places, [comparison.horizons[step] for step in steps])
+    texts = looks.legible(places, [comparison.horizons[step] for step in steps])
     axes.set_xticks(range(len(steps)), texts)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=looks.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     _write(axes, labels)
-    _finish(axes, title, "horizon", unit)
-
-
-def _limits(values: Iterable[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = min(finite), max(finite)
-    pad = 0.06 * (high - low) or 0.01
-    return low - pad, high + pad
-
-
-def _legible(places: Sequence[float], texts: Iterable[str]) -> list[str]:
-    """Leaves out the texts that would run into one further right."""
-    kept, edge = [], math.inf
-    for place, text in reversed(list(zip(places, texts, strict=True))):
-        # About a fiftieth of a panel's width for a character, centred at its place.
-        half = (len(text) + 1) / 100
-        fits = place + half <= edge
-        kept.append(text if fits else "")
-        edge = place - half if fits else edge
-    return kept[::-1]
+    looks.finish(axes, title, "horizon", unit)
 
 
 def _write(axes, labels: Sequence[_Label]) -> None:
@@ -250,8 +264,10 @@ def _write(axes, labels: Sequence[_Label]) -> None:
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     ends = [min((label.y - low) / (high - low), 1.0) for label in labels]
-    gaps = [1.25 * _FONT / height * (1 + label.text.count("\n")) for label in labels]
-    for label, end, at in zip(labels, ends, _apart(ends, gaps), strict=True):
+    gaps = [
+        1.25 * looks.FONT / height * (1 + label.text.count("\n")) for label in labels
+    ]
+    for label, end, at in zip(labels, ends, looks.apart(ends, gaps), strict=True):
         above = bool(label.y > high)
         axes.annotate(
             label.text + " ↑" * above,
@@ -259,8 +275,8 @@ def _write(axes, labels: Sequence[_Label]) -> None:
             xytext=(1.05, at),
             textcoords="axes fraction",
             color=label.color,
-            fontsize=_FONT,
-            fontweight="bold" if label.color in np.ravel(_TRUNKS) else "normal",
+            fontsize=looks.FONT,
+            fontweight="bold" if label.color in np.ravel(looks.TRUNKS) else "normal",
             linespacing=1.0,
             va="center",
             arrowprops=None
@@ -270,43 +286,23 @@ def _write(axes, labels: Sequence[_Label]) -> None:
         )
 
 
-def _apart(places: Sequence[float], gaps: Sequence[float]) -> list[float]:
-    """Moves places as little as can be until neighbours have room for both.
-
-    Each block of places that push each other sits around its mean.
-    """
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    offsets, offset, before = {}, 0.0, None
-    for i in order:
-        offset += 0.0 if before is None else (gaps[before] + gaps[i]) / 2
-        offsets[i], before = offset, i
-    blocks: list[list[float]] = []  # [sum of places less offsets, number of places]
-    for i in order:
-        blocks.append([places[i] - offsets[i], 1])
-        while len(blocks) > 1 and (
-            blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]
-        ):
-            total, count = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += count
-    means = [total / count for total, count in blocks for _ in range(count)]
-    found = dict(zip(order, means, strict=True))
-    return [found[i] + offsets[i] for i in range(len(places))]
-
-
-def _legend(axes, styles: Mapping[Row, _Style], envelope: bool) -> None:
-    """What has no name beside it: the runs that end, and the envelope."""
+def _legend(
+    axes, styles: Mapping[Row, _Style], envelope: bool, snapshots: bool
+) -> None:
+    """What has no name beside it: the runs that end, the envelope, and snapshots."""
     from matplotlib import lines
 
     handles = []
     for row, style in styles.items():
-        if row.is_exit and row.runs[0].role == "branch":
+        if row.is_exit and row.role == "branch":
             label = style.label.replace("\n", " ")
             handles.append((label, style.color, style.dashes, style.marker))
         elif not row.is_exit:
             handles.append((f"{style.label} runs", style.color, style.dashes, ""))
     if envelope:
-        handles.append(("envelope", _FIXED, "none", "o"))
+        handles.append(("envelope", looks.FIXED, "none", "o"))
+    if snapshots:
+        handles.append(("snapshots of the trunk", looks.RAW, "none", "|"))
     if handles:
         axes.legend(
             handles=[
@@ -322,7 +318,7 @@ def _legend(axes, styles: Mapping[Row, _Style], envelope: bool) -> None:
                 for label, color, dashes, marker in handles
             ],
             loc="upper right",
-            fontsize=_FONT,
+            fontsize=looks.FONT,
             frameon=True,
             edgecolor="none",
             framealpha=0.85,
@@ -340,28 +336,9 @@ def _line(style: _Style) -> dict[str, Any]:
 
 def _end(marker: str) -> dict[str, Any]:
     """The marker at the end of a run; a diamond can be seen on the envelope's disc."""
+    if marker == "|":
+        return dict(marker=marker, markersize=8.5)
     size = 5.0 if marker == "D" else 8.5
     return dict(
         marker=marker, markersize=size, markeredgecolor="white", markeredgewidth=0.7
     )
-
-
-def _finish(axes, title: str, x: str, y: str) -> None:
-    axes.text(0, 1.1, title, transform=axes.transAxes, fontsize=11, fontweight="bold")
-    axes.set_xlabel(x, fontsize=_FONT)
-    axes.set_ylabel(y, fontsize=_FONT)
-    _plain(axes)
-
-
-def _plain(axes) -> None:
-    axes.tick_params(labelsize=_FONT, length=3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _short(number: float) -> str:
-    """A number of tokens with its power of a thousand: 500k, 2M, 30B."""
-    for power, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= power:
-            return f"{number / power:g}{letter}"
-    return f"{number:g}"

@@ -1,7 +1,7 @@
 """What a run left on disk, and what it has to say at a horizon.
 
-Only `config.json` and `metrics.jsonl` are read, so that runs can be reported where they
-cannot be trained.
+Only `config.json` and `metrics.jsonl` are read, and the names of the snapshots, so that
+runs can be reported where they cannot be trained.
 """
 
 import dataclasses
@@ -50,6 +50,17 @@ _NEEDED = (
     "seed",
     "sequence_length",
 )
+_NEEDED_IN_MERGE = (
+    "merge.quality",
+    "merge.recipe.name",
+    "merge.sources",
+    "merge.span",
+    "merge.step",
+    "merge.workdir",
+)
+
+# A merge is made of what is stored, and that need not be the horizon itself.
+_AT_HORIZON = 0.99
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +74,7 @@ class Run:
       curves: by name of the weights (`raw`, `ema25`, ...), the loss on the small set by
         step, in nats per token.
       losses: the same on the larger set, at horizons. These are the ones to compare.
+      snapshots: the steps that have one, in order.
     """
 
     folder: pathlib.Path
@@ -70,6 +82,7 @@ class Run:
     last_step: int
     curves: Mapping[str, Mapping[int, float]]
     losses: Mapping[str, Mapping[int, float]]
+    snapshots: tuple[int, ...] = ()
 
     @property
     def schedule(self) -> str:
@@ -97,14 +110,21 @@ class Run:
         return self.config["resolved"]["parameters"]["non_embedding"]
 
     @property
+    def merge(self) -> Mapping[str, Any] | None:
+        """What a merge is made of; None if it is none."""
+        return self.config.get("merge")
+
+    @property
     def trunk(self) -> pathlib.Path | None:
-        """The folder of the run that a branch starts from; None if it is no branch."""
-        source = self.config["branch"]["workdir"]
+        """The folder of the run that a branch or a merge is of; None for neither."""
+        source = (self.merge or self.config["branch"])["workdir"]
         return pathlib.Path(source).resolve() if source else None
 
     @property
     def role(self) -> str:
-        """`trunk`, `branch` or `fixed`."""
+        """`trunk`, `merge`, `branch` or `fixed`."""
+        if self.merge:
+            return "merge"
         if self.trunk:
             return "branch"
         return "trunk" if self.schedule in TRUNKS else "fixed"
@@ -113,13 +133,17 @@ class Run:
     def exits(self) -> dict[str, dict[int, float]]:
         """By name, the losses by step that the run contributes to a comparison.
 
-        A trunk gives all its weights at all horizons; every other run gives its raw
-        weights at its end, and nothing before.
+        A trunk gives all its weights at all horizons; a merge its weights at the
+        horizon that it is for, which may be up to a hundredth after its last snapshot;
+        every other run gives its raw weights at its end, and nothing before.
         """
         if self.role == "trunk":
             names = sorted(self.losses, key=self._memory)
             return {name: dict(self.losses[name]) for name in names}
-        end = {k: v for k, v in self._raw().items() if k == self.total_steps}
+        if self.merge:
+            end = {self._horizon(k): v for k, v in self._raw().items()}
+        else:
+            end = {k: v for k, v in self._raw().items() if k == self.total_steps}
         return {"raw": end} if end else {}
 
     @functools.cached_property
@@ -132,6 +156,12 @@ class Run:
             percent = round(100 * share / self.total_steps)
             kept["schedule"] = {**kept["schedule"], "steps": f"{percent}%"}
         return json.dumps(kept, sort_keys=True)
+
+    def _horizon(self, step: int) -> int:
+        """The horizon that a merge is for; its own step if none is near."""
+        horizons = self.config["resolved"]["horizons"]
+        near = [one for one in horizons if _AT_HORIZON * one <= step <= one]
+        return min(near, default=step)
 
     def _raw(self) -> Mapping[int, float]:
         return self.losses.get("raw", {})
@@ -164,7 +194,8 @@ def read(workdir: str | os.PathLike) -> Run:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    for key in _NEEDED:
+    is_merge = isinstance(config, dict) and "merge" in config
+    for key in (*_NEEDED, *(_NEEDED_IN_MERGE if is_merge else ())):
         node = config
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node:
@@ -177,6 +208,7 @@ def read(workdir: str | os.PathLike) -> Run:
         last_step=max((record["step"] for record in records), default=0),
         curves=_series(records, "eval/loss/"),
         losses=_series(records, "horizon/loss/"),
+        snapshots=_snapshots(folder / "snapshots"),
     )
 
 
@@ -252,6 +284,11 @@ def _records(path: pathlib.Path) -> list[dict[str, float]]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _snapshots(folder: pathlib.Path) -> tuple[int, ...]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 
 def _series(records: list[dict], prefix: str) -> dict[str, dict[int, float]]:

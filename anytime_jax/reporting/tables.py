@@ -171,6 +171,12 @@ def _repetitions(comparison: Comparison) -> set[int]:
     return {loss.count for loss in losses} - {1}
 
 
+def _before_horizon(comparison: Comparison) -> int:
+    """How far the newest snapshot of a merge is from its horizon, at most."""
+    merges = [run for run in comparison.names if run.merge]
+    return max((max(run.exits["raw"]) - run.merge["step"] for run in merges), default=0)
+
+
 def _runs(comparison: Comparison, step: int) -> str:
     """The names of the runs that are the envelope at a horizon."""
     return ", ".join(comparison.names[run] for run in comparison.envelope[step].runs)
@@ -196,6 +202,11 @@ def _notes(comparison: Comparison, mark: str) -> list[str]:
     missed = [len(envelope) - len(comparison.regrets(row)) for row in comparison.rows]
     if any(0 < one < len(envelope) for one in missed):
         notes.append("(n of m): worst of n regrets; at the others there is no loss.")
+    if early := _before_horizon(comparison):
+        notes.append(
+            f"Merges are of snapshots up to {early} step{'s' if early > 1 else ''} "
+            "before the horizon."
+        )
     if counts := _repetitions(comparison):
         more = "; their number in brackets" if len(counts) > 1 else ""
         notes.append(

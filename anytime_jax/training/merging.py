@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,13 @@ import numpy as np
 
 from anytime_jax import specs
 from anytime_jax.averaging import merging
-from anytime_jax.training import config_file, merge_recipes, snapshots
+from anytime_jax.training import (
+    config_file,
+    merge_recipes,
+    metrics,
+    snapshots,
+    stored,
+)
 from anytime_jax.training.merge_recipes import (
     Source,
     choose,
@@ -53,12 +60,15 @@ class Plan:
       recipe: as it was given.
       sources: from the oldest to the newest, those with a coefficient.
       quality: of `window` and `synthesize`: `error`, `condition`, `amplification`.
+      span: the last updates that it is about: of a window its width, of snapshots their
+        number times their distance; None for one snapshot, and for a synthesis.
     """
 
     workdir: str
     recipe: Mapping[str, Any]
     sources: tuple[Source, ...]
     quality: Mapping[str, float]
+    span: int | None = None
 
     @property
     def step(self) -> int:
@@ -71,7 +81,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns where the merge comes from; a function in it becomes its repr."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=repr))
+        content = dataclasses.asdict(self) | {"step": self.step}
+        return json.loads(json.dumps(content, default=repr))
 
 
 def plan(
@@ -108,7 +119,8 @@ def plan(
     least = _NEGLIGIBLE * max(abs(source.coefficient) for source in sources)
     sources = [source for source in sources if abs(source.coefficient) > least]
     sources.sort(key=lambda source: source.step)
-    return Plan(str(workdir), recipe, tuple(sources), quality)
+    span = _span(recipe, steps)
+    return Plan(str(workdir), recipe, tuple(sources), quality, span)
 
 
 def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
@@ -141,26 +153,39 @@ def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
     return structure.unflatten(merged)
 
 
-def write(plan: Plan, out: str | os.PathLike) -> None:
+def write(
+    plan: Plan, out: str | os.PathLike, *, evaluate: bool = False
+) -> float | None:
     """Merges, and leaves a folder with config.json and the snapshot.
 
-    The folder is as that of a run: its config is that of the source, without averages,
-    and the snapshot's `meta` says under `merge` where it comes from.
+    The folder is as that of a run: its config is that of the source, without averages.
+    Where the merge comes from is under `merge` there and in the snapshot's `meta`. It
+    appears when all that is in it is complete; what an interruption left beside it,
+    under another name, the next try removes.
 
     Args:
       plan: from `plan`.
       out: the folder, which must not be there.
+      evaluate: whether to evaluate the merge on the run's larger validation set, and to
+        record it in metrics.jsonl as a run does at a horizon.
+
+    Returns:
+      The loss in nats per token, None if it is not evaluated.
 
     Raises:
-      ValueError: `out` is there, or the snapshots hold different models.
+      ValueError: `out` is there, the snapshots hold different models, or the run's
+        tokens have changed.
     """
     check_out(out)
-    before = snapshots.read_meta(plan.workdir, plan.step)
-    meta = {"sequences": before["sequences"], "merge": plan.to_json()}
-    snapshots.save_weights(out, plan.step, merge(plan), meta)
-    config = config_file.read(plan.workdir) | {"averages": {}}
-    path = pathlib.Path(out) / config_file.CONFIG_FILE
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    out = pathlib.Path(out).absolute()
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        loss = _write(plan, partial, evaluate)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return loss
 
 
 def check_out(out: str | os.PathLike) -> None:
@@ -168,6 +193,31 @@ def check_out(out: str | os.PathLike) -> None:
     path = pathlib.Path(out)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"out={out!s} exists; a merge is written to a new folder")
+
+
+def _write(plan: Plan, folder: pathlib.Path, evaluate: bool) -> float | None:
+    origin = plan.to_json()
+    before = snapshots.read_meta(plan.workdir, plan.step)
+    meta = {"sequences": before["sequences"], "merge": origin}
+    snapshots.save_weights(folder, plan.step, merge(plan), meta)
+    config = config_file.read(plan.workdir) | {"averages": {}, "merge": origin}
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / config_file.CONFIG_FILE).write_text(text)
+    if not evaluate:
+        return None
+    [loss] = stored.evaluate(folder, plan.step).values()
+    writer = metrics.Writer(folder)
+    writer.write_scalars(plan.step, {"horizon/loss/raw": loss})
+    writer.close()
+    return loss
+
+
+def _span(recipe: Mapping[str, Any], steps: Sequence[int]) -> int | None:
+    if recipe["name"] == "window":
+        return recipe["stop"] - recipe["start"]
+    if recipe["name"] == "synthesize" or len(steps) == 1:
+        return None
+    return round((steps[-1] - steps[0]) * len(steps) / (len(steps) - 1))
 
 
 def _chosen_steps(workdir, steps: Sequence[int] | None) -> list[int]:
