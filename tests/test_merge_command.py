@@ -10,7 +10,14 @@ from anytime_jax import averaging, data, training
 from anytime_jax.averaging import merging
 from anytime_jax.commands import kernel, main
 from anytime_jax.reporting import memory
-from anytime_jax.training import config_file, recipe, snapshots, state
+from anytime_jax.training import (
+    config_file,
+    metrics,
+    recipe,
+    snapshots,
+    state,
+    stored,
+)
 from tests import small
 
 STEPS = (4, 8, 12)
@@ -96,9 +103,11 @@ def test_an_evaluated_merge_is_in_the_report(workdir, tmp_path, capsys):
     arguments = ["merge", str(workdir), "--recipe=uniform", f"--out={out}"]
     assert main.main([*arguments, "--evaluate"]) == 0
     printed = capsys.readouterr().out
-    loss = f"{training.evaluate(out)['raw']:.4f}"
+    exact = training.evaluate(out)["raw"]
+    loss = f"{exact:.4f}"
     expected = f"\n\nloss              {loss} nats/token\nWrote step 12 to {out}\n"
     assert printed.endswith(expected)
+    assert metrics.read(out) == [{"step": 12, "horizon/loss/raw": exact}]
     report = tmp_path / "report.md"
     assert main.main(["report", str(out), f"--out={report}"]) == 0
     group, row = capsys.readouterr().out.splitlines()[1:3]
@@ -108,6 +117,36 @@ def test_an_evaluated_merge_is_in_the_report(workdir, tmp_path, capsys):
     assert "exists; a merge is written to a new" in _fails(
         capsys, *arguments, "--evaluate"
     )
+
+
+@pytest.mark.parametrize("at", ["save_weights", "evaluate"])
+def test_an_interruption_leaves_nothing_and_can_be_tried_again(
+    workdir, tmp_path, monkeypatch, at
+):
+    plan = training.merging.plan(workdir, dict(name="uniform"))
+    out = tmp_path / "m"
+    monkeypatch.setattr(stored, "evaluate", lambda *_: {"raw": 2.0})
+    module = dict(save_weights=snapshots, evaluate=stored)[at]
+    original = getattr(module, at)
+
+    def interrupted(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(module, at, interrupted)
+        training.merging.write(plan, out, evaluate=True)
+    assert list(tmp_path.iterdir()) == []
+    # A process that was killed has no time to tidy up.
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(module, at, interrupted)
+        broken.setattr(training.merging.shutil, "rmtree", lambda *_, **__: None)
+        training.merging.write(plan, out, evaluate=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".m.partial"]
+    assert training.merging.write(plan, out, evaluate=True) == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert snapshots.stored_steps(out) == [12]
+    assert metrics.read(out) == [{"step": 12, "horizon/loss/raw": 2.0}]
 
 
 def test_a_merge_without_a_loss_is_not_in_a_report(workdir, tmp_path, capsys):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from anytime_jax import averaging, reporting, training
+from anytime_jax import averaging, training
 from anytime_jax.averaging import merging as coefficients_of
 from anytime_jax.training import (
     config_file,
@@ -200,45 +200,6 @@ def test_a_merge_is_a_snapshot_with_its_provenance(written, workdir, like):
     assert (config["merge"]["step"], config["merge"]["span"]) == (40, 12)
     assert metrics.read(out) == []
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-def test_an_evaluated_merge_is_recorded_as_a_horizon(written, tmp_path):
-    _, plan = written
-    loss = merging.write(plan, tmp_path / "m", evaluate=True)
-    assert loss == training.evaluate(tmp_path / "m")["raw"]
-    assert metrics.read(tmp_path / "m") == [{"step": 40, "horizon/loss/raw": loss}]
-    exits = reporting.read(tmp_path / "m").exits
-    assert exits == {"raw": {40: loss}}
-
-
-@pytest.mark.parametrize("at", ["save_weights", "evaluate"])
-def test_an_interruption_leaves_nothing_and_can_be_tried_again(
-    written, tmp_path, monkeypatch, at
-):
-    _, plan = written
-    out = tmp_path / "m"
-    monkeypatch.setattr(stored, "evaluate", lambda *_: {"raw": 2.0})
-    module = dict(save_weights=snapshots, evaluate=stored)[at]
-    original = getattr(module, at)
-
-    def interrupted(*arguments):
-        original(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(module, at, interrupted)
-        merging.write(plan, out, evaluate=True)
-    assert list(tmp_path.iterdir()) == []
-    # A process that was killed has no time to tidy up.
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(module, at, interrupted)
-        broken.setattr(merging.shutil, "rmtree", lambda *_, **__: None)
-        merging.write(plan, out, evaluate=True)
-    assert [path.name for path in tmp_path.iterdir()] == [".m.partial"]
-    assert merging.write(plan, out, evaluate=True) == 2.0
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
-    assert snapshots.stored_steps(out) == [40]
-    assert metrics.read(out) == [{"step": 40, "horizon/loss/raw": 2.0}]
 
 
 @pytest.mark.parametrize(
