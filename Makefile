@@ -27,5 +27,6 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/averaging.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/merging.py
 
 .PHONY: install demo test test-slow lint bench

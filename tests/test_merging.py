@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anytime_jax import averaging, schedules
-from anytime_jax.averaging import merging
+from anytime_jax.averaging import merging, sums
 from anytime_jax.training import sharding
 
 
@@ -239,6 +239,14 @@ def _trees(dtype, as_array, count=8):
     return [dict(w=as_array(value)) for value in values]
 
 
+@pytest.fixture(params=["cpu", "other"])
+def platform(request, monkeypatch):
+    """Sums as on CPUs, or as on devices that are slow in float64."""
+    if request.param == "other":
+        monkeypatch.setattr(sums, "_CpuSum", sums._DeviceSum)
+
+
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_merge_is_right_to_float32_whatever_the_trees_are(as_array, dtype):
@@ -260,6 +268,7 @@ def test_merge_is_right_to_float32_whatever_the_trees_are(as_array, dtype):
         np.testing.assert_array_equal(tree["w"], same["w"])
 
 
+@pytest.mark.usefixtures("platform")
 def test_many_trees_add_up_without_drift():
     value = np.float32(1.1)
     trees = (jnp.full(4, value) for _ in range(4000))
@@ -268,6 +277,7 @@ def test_many_trees_add_up_without_drift():
     np.testing.assert_allclose(np.asarray(merged), value, rtol=1.3e-7)
 
 
+@pytest.mark.usefixtures("platform")
 def test_merge_keeps_shardings_and_shares_no_buffer():
     mesh = sharding.make_mesh(data=2, fsdp=4)
     layout = jax.NamedSharding(mesh, jax.P("fsdp", None))
@@ -287,6 +297,7 @@ class _Leaf(np.ndarray):
     """An array of which there can be a weak reference."""
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("as_leaf", [lambda a: a.view(_Leaf), jnp.asarray])
 def test_one_tree_is_in_memory_at_a_time(as_leaf):
     alive = []

@@ -390,3 +390,25 @@ def test_the_time_of_an_average_may_be_in_tokens(workdir):
     assert source.tokens == tokens > 1
     expected = averaging.kernel(averaging.age_ema(divisor=25.0), 40, tokens=tokens)
     np.testing.assert_allclose(merging.kernel([source])[1:], expected, rtol=1e-12)
+
+
+def test_every_leaf_is_read_once_from_every_snapshot(workdir, like, monkeypatch):
+    restore, read = snapshots.restore_part, []
+
+    def noted(folder, step, name, part):
+        leaves = jax.tree.leaves_with_path(part)
+        read.extend((step, path) for path, leaf in leaves if leaf is not ...)
+        return restore(folder, step, name, part)
+
+    monkeypatch.setattr(snapshots, "restore_part", noted)
+    steps = [8, 16, 24, 32, 40]
+    merging.merge(merging.plan(workdir, dict(name="uniform"), steps=steps))
+    paths = [path for path, _ in jax.tree.leaves_with_path(like)]
+    assert len(read) == len(set(read))
+    assert set(read) == {(step, path) for step in steps for path in paths}
+
+
+def test_the_largest_leaves_are_merged_first():
+    sizes = [1, 50, 2, 30, 9, 8]
+    leaves = [jax.ShapeDtypeStruct((size,), np.float32) for size in sizes]
+    assert merging._groups(leaves) == [[1], [3], [4, 5], [0, 2]]

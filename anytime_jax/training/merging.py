@@ -3,12 +3,16 @@
 The recipes are those of `merge_recipes`.
 """
 
+import collections
+import ctypes
 import dataclasses
+import gc
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -46,6 +50,9 @@ __all__ = [
 ]
 
 Tree = Any
+
+# Snapshots being read while one is summed: to decompress a leaf takes one thread.
+_AHEAD = 1
 
 # Relative to the largest, a coefficient that is left over from rounding.
 _NEGLIGIBLE = 1e-12
@@ -144,12 +151,13 @@ def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
         snapshots.check_weights(*one, likes[-1])
     leaves, structure = jax.tree.flatten(likes[-1])
     coefficients = [source.coefficient for source in plan.sources]
-    merged = []
+    merged = [None] * len(leaves)
     for group in _groups(leaves):
-        parts = (
-            _read(one, like, group) for one, like in zip(stored, likes, strict=True)
-        )
-        merged += merging.merge(parts, coefficients)
+        parts = merging.merge(_parts(stored, likes, group), coefficients)
+        for index, leaf in zip(group, parts, strict=True):
+            merged[index] = leaf
+        del parts, leaf
+        _trim()
     return structure.unflatten(merged)
 
 
@@ -229,19 +237,46 @@ def _chosen_steps(workdir, steps: Sequence[int] | None) -> list[int]:
     return list(steps)
 
 
-def _groups(leaves: Sequence[jax.ShapeDtypeStruct]) -> Iterator[range]:
-    """Neighbours of at least a sixteenth of the whole: reading has a fixed cost."""
-    least = sum(leaf.size for leaf in leaves) / 16
-    first = size = 0
-    for index, leaf in enumerate(leaves, 1):
-        size += leaf.size
-        if size >= least or index == len(leaves):
-            yield range(first, index)
-            first, size = index, 0
+def _groups(leaves: Sequence[jax.ShapeDtypeStruct]) -> list[list[int]]:
+    """Leaves of together at least an eighth of the whole: reading has a fixed cost.
+
+    The largest come first, as long as little else is in memory.
+    """
+    least = sum(leaf.size for leaf in leaves) / 8
+    groups, size = [[]], 0
+    for index in sorted(range(len(leaves)), key=lambda index: -leaves[index].size):
+        if size >= least:
+            groups.append([])
+            size = 0
+        groups[-1].append(index)
+        size += leaves[index].size
+    return [sorted(group) for group in groups]
 
 
-def _read(one: tuple, like: Tree, group: range) -> list[jax.Array]:
+def _parts(
+    stored: Sequence[tuple], likes: Sequence[Tree], group: Sequence[int]
+) -> Iterator[list[jax.Array]]:
+    """Some leaves of each snapshot, of which the next ones are read ahead."""
+    with futures.ThreadPoolExecutor(_AHEAD) as pool:
+        coming = collections.deque()
+        for one, like in zip(stored, likes, strict=True):
+            coming.append(pool.submit(_read, one, like, group))
+            if len(coming) > _AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _trim() -> None:
+    """Gives back what was freed; glibc would keep many megabytes for each thread."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _read(one: tuple, like: Tree, group: Sequence[int]) -> list[jax.Array]:
     leaves, structure = jax.tree.flatten(like)
     wanted = [leaf if i in group else ... for i, leaf in enumerate(leaves)]
     part = snapshots.restore_part(*one, structure.unflatten(wanted))
+    gc.collect(1)  # What Orbax has read is also in cycles of references.
     return [leaf for leaf in jax.tree.leaves(part) if leaf is not ...]
