@@ -51,7 +51,7 @@ __all__ = [
 
 Tree = Any
 
-# Snapshots being read while one is summed: to decompress a leaf takes one thread.
+# Snapshots being read while one is summed; with two, more than three copies are held.
 _AHEAD = 1
 
 # Relative to the largest, a coefficient that is left over from rounding.
