@@ -33,7 +33,7 @@ def call(spec: Mapping[str, Any], factories: Iterable[Callable], kind: str) -> A
         if argument not in parameters:
             raise ValueError(
                 f"{kind}.{argument}={arguments[argument]!r} is not an argument of "
-                f"{name}; known are {', '.join(parameters)}"
+                f"{name}; known are {', '.join(parameters) or 'none'}"
             )
     for argument, parameter in parameters.items():
         if parameter.default is parameter.empty and argument not in arguments:

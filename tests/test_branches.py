@@ -163,8 +163,13 @@ def test_merges_know_what_a_branch_took_over(trunk, runs):
     )
     expected = [0] * (START + 1) + [1 / STEPS] * STEPS
     np.testing.assert_allclose(kernel(runs["restart"], "uniform"), expected)
-    with pytest.raises(ValueError, match=r"'uniform' of .* were frozen .* take them"):
+    with pytest.raises(ValueError, match=r"'uniform' of .* was frozen .* take it from"):
         kernel(runs["freeze"], "uniform")
+    frozen = merge_recipes.stored_kernel(
+        runs["freeze"], config_file.read(runs["freeze"]), last, "uniform"
+    )
+    expected = [0, *[1 / START] * START, *[0] * STEPS]
+    np.testing.assert_allclose(frozen, expected, atol=1e-15)
     # A synthesis takes what is left, and continued averages reach back to step 0.
     target = dict(name="power", gamma=4.0)
     plans = {

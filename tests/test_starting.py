@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from anytime_jax import averaging, training
-from anytime_jax.training import loop, metrics, snapshots, stored
+from anytime_jax.training import (
+    config_file,
+    loop,
+    merge_recipes,
+    metrics,
+    snapshots,
+    stored,
+)
 from tests import small
 
 STEPS = 6
@@ -132,6 +139,11 @@ def test_every_way_of_tracking_trains_and_goes_on(finished, tmp_path, tracking):
         weights(whole, STEPS, "raw"), weights(finished, STEPS, "raw")
     )
     every = tracking.get("every", 1)
+    merge_source = merge_recipes.stored_source(
+        whole, config_file.read(whole), STEPS, "uniform"
+    )
+    in_tokens = tracking.get("time") == "tokens"
+    assert merge_source.tokens == (8 * 16 if in_tokens else 1)
     path = [weights(finished, step, "raw") for step in range(every, STEPS + 1, every)]
     # Every update may round up or down.
     tolerance = 2.0**-5 if tracking.get("dtype") == "bfloat16" else 1e-5

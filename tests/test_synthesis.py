@@ -130,7 +130,8 @@ def test_what_is_stored_is_found_again():
 
 def test_a_window_is_synthesised_from_running_means():
     stored = [Stored(averaging.uniform(), step) for step in (25, 50, 75, 100)]
-    found = merging.synthesize(Stored(averaging.tail(start=50), 100), stored)
+    target = Stored(averaging.tail(start=50), 100)
+    found = merging.synthesize(target, stored)
     np.testing.assert_allclose(found.coefficients, [0, -1, 0, 2], atol=1e-10)
     blocks = [Stored(averaging.tail(start=a), a + 25) for a in (0, 25, 50, 75)]
     found = merging.synthesize(Stored(averaging.uniform(), 100), blocks)
@@ -147,6 +148,29 @@ def test_a_ridge_keeps_coefficients_small():
     assert sharp.error < held.error < 1.0
 
 
+def test_coefficients_that_would_magnify_rounding_are_refused():
+    """A target of a few updates, from averages that all remember more."""
+    family = [averaging.age_ema(divisor=f) for f in (6.25, 12.5, 25, 50, 100)]
+    family += [averaging.uniform(), averaging.latest()]
+    stored = [Stored(average, t) for t in range(10, 161, 10) for average in family]
+    target = Stored(averaging.power(sigma_rel=0.005), 160)
+    with pytest.raises(ValueError, match=r"norm .* above limit / 50 = 0.001; a ridge"):
+        merging.synthesize(target, stored, ridge=0.0)
+    wild = merging.synthesize(target, stored, ridge=0.0, limit=math.inf)
+    tame = merging.synthesize(target, stored)
+    assert wild.rounding > 1e-3 > tame.rounding
+    assert wild.ridge == 0 < tame.ridge
+
+    path_TxP = 1 + 0.01 * np.random.default_rng(0).normal(size=(161, 500))
+    kernels = [merging.merged_kernel([1.0], [one]) for one in stored]
+    exact = np.stack([kernel @ path_TxP[: len(kernel)] for kernel in kernels])
+    for found in (wild, tame):
+        merged = found.coefficients @ exact
+        stored_rounded = found.coefficients @ exact.astype(np.float32)
+        lost = np.linalg.norm(stored_rounded - merged) / np.linalg.norm(merged)
+        assert found.rounding / 10 < lost < found.rounding
+
+
 def test_what_cannot_be_approached_is_refused():
     target = Stored(averaging.power(sigma_rel=0.02), 1000)
     with pytest.raises(ValueError, match=r"relative error of 0\.2\d+, above limit=0"):
@@ -160,6 +184,8 @@ def test_what_cannot_be_approached_is_refused():
         (dict(stored=[]), "stored is empty"),
         (dict(ridge=-1.0), "ridge=-1.0 must be at least 0"),
         (dict(ridge=math.nan), "ridge=nan must be at least 0"),
+        (dict(ridge="x"), "ridge='x' must be at least 0"),
+        (dict(dtype="float16"), "dtype='float16' must be one of float32, float64"),
         (dict(stored=_edm2(200, 4)), "stored has step 200, after the step 100 of the"),
         (dict(stored=[Stored(NARROW, 5, start=6)]), "step=5 must be an integer >= 6"),
         (dict(stored=[Stored(NARROW, 5, every=0)]), "every=0 must be an integer >= 1"),

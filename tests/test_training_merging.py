@@ -255,7 +255,6 @@ def test_an_average_that_started_late_has_its_own_clock(workdir):
     config = config_file.read(workdir)
     source = merge_recipes.stored_source(workdir, config, 40, "ema25")
     assert (source.start, source.every, source.tokens) == (0, 1, 1)
-    assert source == merge_recipes.expected_source(config, 40, "ema25")
     late = dataclasses.replace(source, start=30)
     kernel = merging.kernel([late])
     assert not kernel[:30].any()
@@ -315,10 +314,12 @@ def test_steps_are_chosen(arguments, steps):
 
 def test_steps_that_are_not_there_are_not_chosen():
     with pytest.raises(
-        ValueError, match=r"latest=4 leave 3 of the stored steps 1, 2, 3$"
+        ValueError, match=r"latest=4 must be at most 3, .* stored steps 1, 2, 3$"
     ):
         merging.choose([1, 2, 3], latest=4)
-    with pytest.raises(ValueError, match=r"start=3, stop=9, .* leave 0 of the stored"):
+    with pytest.raises(
+        ValueError, match=r"at most 0, which is what start=3, stop=9 leave"
+    ):
         merging.choose([1, 2, 3], start=3, stop=9)
 
 
@@ -345,10 +346,10 @@ def test_steps_that_are_not_there_are_not_chosen():
         (
             dict(name="quadratic_accurate", shape="linear"),
             dict(steps=[4, 8, 16]),
-            "steps 4, 8, 16 must be evenly spaced",
+            "steps=4, 8, 16 must be evenly spaced",
         ),
-        (dict(name="uniform"), dict(steps=[8, 4]), "steps 8, 4 must be some, in order"),
-        (dict(name="uniform"), dict(steps=[]), "steps none must be some, in order"),
+        (dict(name="uniform"), dict(steps=[8, 4]), "steps=8, 4 must be dif"),
+        (dict(name="uniform"), dict(steps=[]), "steps=none must be diff"),
         (dict(name="uniform"), dict(steps=[5]), "no snapshot of step 5; stored are 4"),
         (dict(name="uniform"), dict(weights="ema1"), "has no weights ema1; it has em"),
         (dict(name="given", coefficients=[1]), dict(steps=[4, 8]), "must be 2 numbers"),
@@ -356,7 +357,7 @@ def test_steps_that_are_not_there_are_not_chosen():
         (
             dict(name="synthesize", target=dict(name="power", gamma=-2)),
             {},
-            "averages.target 'power': gamma=-2 must be above -1",
+            "target 'power': gamma=-2 must be above -1",
         ),
         (
             dict(name="synthesize", target=dict(name="tail", start=33)),
@@ -380,35 +381,3 @@ def test_a_folder_without_a_run_or_without_a_mean(tmp_path, workdir):
         ValueError, match=r"needs a uniform average, and .* tracks none"
     ):
         run.window(20, 40)
-
-
-def test_the_time_of_an_average_may_be_in_tokens(workdir):
-    config = config_file.read(workdir)
-    config["tracking"]["time"] = "tokens"
-    source = merge_recipes.expected_source(config, 40, "ema25")
-    tokens = config["resolved"]["tokens_per_step"]
-    assert source.tokens == tokens > 1
-    expected = averaging.kernel(averaging.age_ema(divisor=25.0), 40, tokens=tokens)
-    np.testing.assert_allclose(merging.kernel([source])[1:], expected, rtol=1e-12)
-
-
-def test_every_leaf_is_read_once_from_every_snapshot(workdir, like, monkeypatch):
-    restore, read = snapshots.restore_part, []
-
-    def noted(folder, step, name, part):
-        leaves = jax.tree.leaves_with_path(part)
-        read.extend((step, path) for path, leaf in leaves if leaf is not ...)
-        return restore(folder, step, name, part)
-
-    monkeypatch.setattr(snapshots, "restore_part", noted)
-    steps = [8, 16, 24, 32, 40]
-    merging.merge(merging.plan(workdir, dict(name="uniform"), steps=steps))
-    paths = [path for path, _ in jax.tree.leaves_with_path(like)]
-    assert len(read) == len(set(read))
-    assert set(read) == {(step, path) for step in steps for path in paths}
-
-
-def test_the_largest_leaves_are_merged_first():
-    sizes = [1, 50, 2, 30, 9, 8]
-    leaves = [jax.ShapeDtypeStruct((size,), np.float32) for size in sizes]
-    assert merging._groups(leaves) == [[1], [3], [4, 5], [0, 2]]

@@ -118,7 +118,8 @@ def ema(n: int, alpha: float = 0.2) -> np.ndarray:
     Source: PMA, 2025, arXiv 2505.12082; CMA, 2025, arXiv 2511.18903.
     """
     weights.require_count("n", n, least=1)
-    if not (isinstance(alpha, int | float) and 0 < alpha <= 1):
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not (number and 0 < alpha <= 1):
         raise ValueError(f"alpha={alpha!r} must be in (0, 1]")
     coefficients = alpha * (1.0 - alpha) ** np.arange(n - 1.0, -1.0, -1.0)
     coefficients[0] = (1.0 - alpha) ** (n - 1.0)
@@ -241,7 +242,8 @@ def quadratic_accurate(decay: Decay, n: int) -> np.ndarray:
     i counts with the probability of i successes in n - 1 trials of chances W_j. Where
     the loss is quadratic and the updates between snapshots are one step of gradient
     descent, the merge is where that decay would have led; in general it is right to
-    third order in the rate.
+    second order in the rate, with an error of the third, where that of `from_decay` is
+    of the second.
 
     Args:
       decay: as in `from_decay`, but may increase.
@@ -312,6 +314,11 @@ def _multipliers(decay: Decay, n: int) -> np.ndarray:
         with jax.enable_x64(True):
             values = [float(decay(jnp.asarray(x))) for x in x_K]
         multipliers_K = np.asarray(values, np.float64)
+    elif isinstance(decay, str):
+        raise ValueError(
+            f"decay={decay!r} must be a callable on [0, 1] or {n - 1} multipliers; "
+            "recipes take the names of shapes"
+        )
     else:
         multipliers_K = np.asarray(decay, np.float64)
     if multipliers_K.shape != (n - 1,):

@@ -7,11 +7,16 @@ without looking at a single weight.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from anytime_jax.averaging import kernels, weights
+from anytime_jax.averaging import kernels, weights, windows
+
+# An error of the weights is worse than one of what is left of their noise.
+_ROUNDING = 50
+_RIDGES = (0.0, 1e-12, 1e-9, 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +52,25 @@ class Synthesis:
         how much small changes of the kernels can change the coefficients.
       amplification: norm of the coefficients, by which independent rounding errors of
         the stored weights are multiplied.
+      rounding: what these errors leave in the result, relative to its norm.
+      ridge: with which it was solved.
     """
 
     coefficients: np.ndarray
     error: float
     condition: float
     amplification: float
+    rounding: float
+    ridge: float
 
 
 def synthesize(
     target: Stored | Sequence[float],
     stored: Sequence[Stored],
     *,
-    ridge: float = 0.0,
+    ridge: float | None = None,
     limit: float = 0.05,
+    dtype: str = "float32",
 ) -> Synthesis:
     """Returns the coefficients that best give an average from those that are stored.
 
@@ -74,16 +84,19 @@ def synthesize(
         the coefficients of theta_0 ... theta_step.
       stored: what there is, none of it after the target's step.
       ridge: the variance of errors in the stored weights, relative to that which their
-        noise leaves in the target; >= 0. It keeps the coefficients small.
-      limit: the largest `error` to accept; `math.inf` accepts all.
+        noise leaves in the target; >= 0. It keeps the coefficients small. None for 0,
+        or the first of 1e-12, 1e-9 and 1e-6 for which the rounding is not too large.
+      limit: the largest `error` to accept, and 50 times the largest `rounding`;
+        `math.inf` accepts all.
+      dtype: of the stored weights, "float32", "float64" or "bfloat16".
 
     Returns:
       A `Synthesis`.
 
     Raises:
       ValueError: nothing is stored, something is stored after the target's step or at
-        a step before its average's start, `ridge` is out of range, or the error is
-        above `limit`.
+        a step before its average's start, `ridge` or `dtype` is not allowed, or the
+        error or the rounding is above what `limit` allows.
 
     Example:
       >>> steps = range(100, 1001, 100)
@@ -99,8 +112,10 @@ def synthesize(
     Source: Karras et al., 2024, arXiv 2312.02696, appendix C, there for power averages
     in continuous time.
     """
-    if not 0 <= ridge < math.inf:
+    number = isinstance(ridge, numbers.Real) and 0 <= ridge < math.inf
+    if not (ridge is None or number):
         raise ValueError(f"ridge={ridge!r} must be at least 0 and finite")
+    unit = windows.unit_roundoff(dtype)
     if not stored:
         raise ValueError("stored is empty; there have to be weights to combine")
     _check([*stored, target] if isinstance(target, Stored) else stored)
@@ -110,19 +125,25 @@ def synthesize(
         raise ValueError(
             f"stored has step {max(late)}, after the step {last} of the target"
         )
-    design_QxM, wanted_Q = _reduced(target, stored, last)
-    norm = np.linalg.norm(wanted_Q)
-    coefficients, condition = _solve(design_QxM / norm, wanted_Q / norm, ridge)
-    error = float(np.linalg.norm(design_QxM @ coefficients - wanted_Q) / norm)
-    if not error <= limit:
+    problem = _reduced(target, stored, last)
+    for trial in _RIDGES if ridge is None else (ridge,):
+        found = _synthesis(*problem, trial, unit)
+        if _ROUNDING * found.rounding <= limit:
+            break
+    if not found.error <= limit:
         raise ValueError(
             f"target={target if isinstance(target, Stored) else 'kernel'} is "
-            f"approached with a relative error of {error:.3g}, above limit={limit!r}; "
-            "more snapshots or averages, or a target between them, have less"
+            f"approached with a relative error of {found.error:.3g}, above "
+            f"limit={limit!r}; more snapshots or averages, or a target between them, "
+            "have less"
         )
-    return Synthesis(
-        coefficients, error, condition, float(np.linalg.norm(coefficients))
-    )
+    if not _ROUNDING * found.rounding <= limit:
+        raise ValueError(
+            f"coefficients of norm {found.amplification:.3g} would make rounding of the "
+            f"{dtype} weights a relative error of {found.rounding:.3g}, above limit / "
+            f"{_ROUNDING} = {limit / _ROUNDING:.3g}; a ridge above {found.ridge!r} helps"
+        )
+    return found
 
 
 def merged_kernel(
@@ -266,6 +287,18 @@ def _scales(
             if not left:
                 break
     return scales
+
+
+def _synthesis(
+    design_QxM: np.ndarray, wanted_Q: np.ndarray, ridge: float, unit: float
+) -> Synthesis:
+    norm = np.linalg.norm(wanted_Q)
+    coefficients, condition = _solve(design_QxM / norm, wanted_Q / norm, ridge)
+    error = float(np.linalg.norm(design_QxM @ coefficients - wanted_Q) / norm)
+    amplification = float(np.linalg.norm(coefficients))
+    return Synthesis(
+        coefficients, error, condition, amplification, amplification * unit, ridge
+    )
 
 
 def _solve(

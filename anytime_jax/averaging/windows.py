@@ -6,8 +6,8 @@ import numpy as np
 
 from anytime_jax.averaging import weights
 
-# What one rounding can change, relatively.
-_UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+# What one rounding can change, relatively; bfloat16 is rounded stochastically.
+_UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}
 
 
 def window(
@@ -29,7 +29,7 @@ def window(
       start: updates in the earlier mean, >= 1.
       stop: updates in the later mean, > start.
       every: updates between the ticks of the mean.
-      dtype: of the mean, "float32" or "float64".
+      dtype: of the mean, "float32", "float64" or "bfloat16".
       compensated: whether the mean was tracked with compensation.
       distance: of the weights from the mean, as in `window_error`.
       limit: the largest `window_error` to accept; `math.inf` accepts all.
@@ -85,7 +85,7 @@ def window_error(
       start: updates in the earlier mean, >= 1.
       stop: updates in the later mean, > start.
       every: updates between the ticks of the mean.
-      dtype: of the mean, "float32" or "float64".
+      dtype: of the mean, "float32", "float64" or "bfloat16".
       compensated: whether the mean was tracked with compensation.
       distance: how far the weights are from the mean, relative to its norm; None for
         the worst case.
@@ -107,16 +107,32 @@ def window_error(
         raise ValueError(f"stop={stop!r} must be above start={start!r}")
     if distance is not None and not 0 <= distance < math.inf:
         raise ValueError(f"distance={distance!r} must be at least 0 and finite")
-    if dtype not in _UNIT_ROUNDOFF:
-        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_UNIT_ROUNDOFF)}")
-    unit = _UNIT_ROUNDOFF[dtype]
+    unit = unit_roundoff(dtype)
     if compensated:
         return unit * (start + stop) / (stop - start)
     ticks = (stop - start) / every
     bound = unit * (start + stop) / (2 * every)
-    if distance is None:
+    if distance is None or dtype == "bfloat16":
         return bound
     # Four times the half-step at which updates are lost, below which roundings are not
     # yet independent.
     lost = distance < 4 * unit * stop / every
     return min(distance, bound) if lost else bound / math.sqrt(3 * ticks)
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Returns what one rounding to a dtype can change, relatively.
+
+    Args:
+      dtype: "float32", "float64" or "bfloat16", which is rounded stochastically.
+
+    Raises:
+      ValueError: `dtype` is another one.
+
+    Example:
+      >>> unit_roundoff("bfloat16")
+      0.00390625
+    """
+    if dtype not in _UNIT_ROUNDOFF:
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_UNIT_ROUNDOFF)}")
+    return _UNIT_ROUNDOFF[dtype]

@@ -55,9 +55,8 @@ def parse_steps(values: list[str], what: str) -> list[int]:
       >>> parse_steps(["100", "200"], "--steps")
       [100, 200]
     """
-    for value in values:
-        if not value.isdecimal():
-            raise BadInput(f"{what}={','.join(values)} must be steps, such as 100,200")
+    if not values or not all(value.isdecimal() for value in values):
+        raise BadInput(f"{what}={','.join(values)} must be steps, such as 100,200")
     return [int(value) for value in values]
 
 

@@ -4,7 +4,7 @@ Prints what averages remember after S updates: mean age, effective samples, and 
 the learning-rate decay that they imitate reaches 0.9, 0.5 and 0.1; and plots kernels
 and decays into FILE.png. A WHAT is one of
 
-  WORKDIR          a run: all its averages, at its last snapshot or --step;
+  WORKDIR          a run: all its averages, at its last snapshot or that of --step;
                    with --recipe, the merge that `merge` would write from it
   DIR              a merge
   NAME:KEY=VALUE   any average, such as age_ema:divisor=25, power:sigma_rel=0.1, uniform
@@ -137,10 +137,16 @@ def _label(what: str, given: Arguments) -> str:
 
 def _of(what: str, given: Arguments) -> dict[str, np.ndarray]:
     """The kernel of an average that is of no run."""
+    spec = arguments_lib.parse_spec(what, "WHAT")
+    try:
+        average = averaging.build({"average": spec})["average"]
+    except ValueError as error:
+        raise BadInput(
+            f"{what} is no folder, and as an average: "
+            f"{str(error).removeprefix('averages.')}"
+        ) from error
     if given.step is None:
         raise BadInput(f"--step=S is missing: the updates that {what} has seen")
-    spec = arguments_lib.parse_spec(what, "WHAT")
-    average = averaging.build({"average": spec})["average"]
     return {what: merged_kernel([1.0], [Stored(average, given.step, given.every)])}
 
 
@@ -153,12 +159,9 @@ def _of_folder(folder: str, given: Arguments) -> dict[str, np.ndarray]:
         steps = merging.choose(steps, stop=given.step)
         return {given.recipe: merging.plan(folder, recipe, steps=steps).kernel()}
     step = stored.last_step(folder) if given.step is None else given.step
-    if step not in snapshots.stored_steps(folder):
-        names, source = config["averages"], merge_recipes.expected_source
-        return {name: merging.kernel([source(config, step, name)]) for name in names}
     merge = snapshots.read_meta(folder, step).get("merge")
     if merge:
         return {merge["recipe"]["name"]: merging.kernel(merging.sources_of(merge))}
-    source = functools.partial(merge_recipes.stored_source, folder, config, step)
     names = [name for name in snapshots.stored_weights(folder, step) if name != "raw"]
-    return {name: merging.kernel([source(name)]) for name in names}
+    kernel = functools.partial(merge_recipes.stored_kernel, folder, config, step)
+    return {name: kernel(name) for name in names}

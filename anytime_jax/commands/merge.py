@@ -13,12 +13,16 @@ The recipes, of one set of weights (raw, or --average) at the steps that are cho
 and of the averages that the run tracked:
 
   window:start=S,stop=S                 the mean of an interval, from a uniform average
-  synthesize:target.name=power,target.sigma_rel=0.07,limit=0.05
-                                        an average that was not tracked, up to --stop
+  synthesize:target.name=power,target.sigma_rel=0.07
+                                        an average that was not tracked, at the last of
+                                        the steps, from all that is stored at them
 
 The steps are --steps, or of all stored ones the multiples of --every in
-(--start, --stop], of which the --latest few. With --evaluate the loss on the run's
-larger validation set is printed, and recorded in DIR for `report`.
+(--start, --stop], of which the --latest few; from_decay and quadratic_accurate need
+even distances, and take final_fraction=F for a decay to F. window takes limit=1e-3, the
+largest error from rounding; synthesize takes limit=0.05, the largest error of what it
+remembers, and ridge=R, of which more makes smaller coefficients. With --evaluate the
+loss on the run's larger validation set is printed, and recorded in DIR for `report`.
 """
 
 import pathlib
@@ -33,6 +37,7 @@ from anytime_jax.commands.errors import BadInput
 from anytime_jax.training import merging
 
 _CHOICES = ("every", "start", "stop", "latest")
+_MOST_LINES = 20
 
 
 class Arguments(NamedTuple):
@@ -97,11 +102,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def to_text(plan: merging.Plan) -> str:
     """Returns the sources of a merge with their coefficients, and how good it is."""
+    sizes = sorted((abs(source.coefficient) for source in plan.sources), reverse=True)
+    least = sizes[min(len(sizes), _MOST_LINES) - 1]
     lines = [f"{'step':>10}  {'weights':<16} coefficient"]
     lines += [
-        f"{source.step:>10}  {source.weights:<16} {source.coefficient:+.8f}"
+        f"{source.step:>10}  {source.weights:<16} {source.coefficient:+.6g}"
         for source in plan.sources
+        if abs(source.coefficient) >= least
     ]
+    smaller = [size for size in sizes if size < least]
+    if smaller:
+        lines.append(f"{'':>10}  and {len(smaller)} more, up to {smaller[0]:.2g}")
     lines += [""] * bool(plan.quality)
     lines += [f"{name:<17} {value:.3g}" for name, value in plan.quality.items()]
     moments = averaging.moments(plan.kernel())

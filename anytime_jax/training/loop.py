@@ -241,7 +241,10 @@ class _Recorder:
     def _distances(self, done: int, weights: dict[str, Any]) -> dict[str, float]:
         """How far each average is from the weights; says so if it has gone astray."""
         distances = evaluation.distances(weights)
-        for warning in self._watch.see(done, distances):
+        # What is frozen is left behind by design.
+        frozen = branches.frozen(self._config)
+        moving = {name: distances[name] for name in distances if name not in frozen}
+        for warning in self._watch.see(done, moving):
             if jax.process_index() == 0:
                 tqdm.tqdm.write(warning, file=sys.stderr)
         return {f"{watch.KEY}{name}": value for name, value in distances.items()}

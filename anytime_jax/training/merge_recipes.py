@@ -98,9 +98,12 @@ def choose(
     last = math.inf if stop is None else stop
     chosen = [step for step in steps if start < step <= last and step % every == 0]
     if not chosen or len(chosen) < (latest or 1):
+        given = dict(every=(every, 1), start=(start, 0), stop=(stop, None))
+        limits = [f"{key}={value}" for key, (value, no) in given.items() if value != no]
         raise ValueError(
-            f"start={start!r}, stop={stop!r}, every={every!r}, latest={latest!r} leave "
-            f"{len(chosen)} of the stored steps {listed(steps)}"
+            f"latest={latest or 1} must be at most {len(chosen)}, which is what "
+            f"{', '.join(limits) or 'there'} {'leave' if limits else 'is'} of the "
+            f"stored steps {listed(steps) or 'none'}"
         )
     return chosen[-latest:] if latest else chosen
 
@@ -179,13 +182,19 @@ class Recipes:
         return _with(sources, coefficients), {"error": error}
 
     def synthesize(
-        self, target: Mapping[str, Any] | str, ridge: float = 0.0, limit: float = 0.05
+        self,
+        target: Mapping[str, Any] | str,
+        ridge: float | None = None,
+        limit: float = 0.05,
     ):
         """An average that was not tracked, at the last of the steps."""
         target = {"name": target} if isinstance(target, str) else target
         if not isinstance(target, Mapping):
             raise ValueError(f"target={target!r} must be dict(name=...) or a name")
-        average = averaging.build({"target": target})["target"]
+        try:
+            average = averaging.build({"target": target})["target"]
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("averages.")) from error
         sources = [
             self._source(step, name)
             for step in self._steps
@@ -200,8 +209,11 @@ class Recipes:
             start=first_step(self._config),
             tokens=tokens_per_update(self._config),
         )
-        found = merging.synthesize(wanted, stored, ridge=ridge, limit=limit)
-        reported = ("error", "condition", "amplification")
+        dtype = self._config["tracking"]["dtype"]
+        found = merging.synthesize(
+            wanted, stored, ridge=ridge, limit=limit, dtype=dtype
+        )
+        reported = ("error", "condition", "amplification", "rounding", "ridge")
         quality = {key: getattr(found, key) for key in reported}
         return _with(sources, found.coefficients), quality
 
@@ -213,12 +225,6 @@ class Recipes:
         return _with(sources, coefficients), {}
 
     def _decayed(self, recipe, shape, final_fraction):
-        gaps = np.diff(self._steps)
-        if len(set(gaps.tolist())) > 1:
-            raise ValueError(
-                f"steps {listed(self._steps)} must be evenly spaced, which every=K "
-                "chooses"
-            )
         n = len(self._steps)
         # Its value at count i is that of the shape at i / n.
         decay = schedules.cooldown(
@@ -228,6 +234,11 @@ class Recipes:
             shape=shape,
             final_fraction=final_fraction,
         )
+        if len(set(np.diff(self._steps).tolist())) > 1:
+            raise ValueError(
+                f"steps={listed(self._steps)} must be evenly spaced; every=K chooses "
+                "such"
+            )
         with jax.enable_x64(True):
             multipliers = [float(decay(count)) for count in range(1, n)]
         return self._merged(recipe(multipliers, n))
@@ -257,20 +268,37 @@ def stored_source(workdir, config: Mapping[str, Any], step: int, name: str) -> S
         )
     if name in branches.frozen(config):
         raise ValueError(
-            f"weights={name!r} of {workdir!s} were frozen where it branched off; take "
-            f"them from {config['branch']['workdir']!r}"
+            f"the average {name!r} of {workdir!s} was frozen where it branched off; "
+            f"take it from {config['branch']['workdir']!r}"
         )
-    return dataclasses.replace(expected_source(config, step, name), start=step - count)
+    return dataclasses.replace(_source(config, step, name), start=step - count)
 
 
-def expected_source(config: Mapping[str, Any], step: int, name: str) -> Source:
-    """Returns what an average will be at a step, tracked from the first on.
+def stored_kernel(
+    workdir: str | os.PathLike, config: Mapping[str, Any], step: int, name: str
+) -> np.ndarray:
+    """Returns what stored weights remember, float64 [step + 1].
 
     Args:
-      config: of a run.
-      step: of any snapshot.
-      name: of the average.
+      workdir: the run's folder.
+      config: its config.json.
+      step: of the snapshot.
+      name: `raw` or the name of an average, which may be frozen.
+
+    Raises:
+      ValueError: as for `stored_source`.
     """
+    if name not in branches.frozen(config):
+        return kernel([stored_source(workdir, config, step, name)])
+    # All is as it was where the branch started.
+    last = config["branch"]["step"]
+    count = snapshots.restore_count(workdir, step, name)
+    source = dataclasses.replace(_source(config, last, name), start=last - count)
+    return np.append(kernel([source]), np.zeros(step - last))
+
+
+def _source(config: Mapping[str, Any], step: int, name: str) -> Source:
+    """An average at a step, if it is tracked from the run's first step on."""
     return Source(
         step,
         name,

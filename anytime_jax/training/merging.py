@@ -117,6 +117,7 @@ def plan(
         a merge, or the recipe is unknown or refuses its arguments.
     """
     config = config_file.read(workdir)
+    _check_choices(recipe.get("name"), steps, weights)
     steps = _chosen_steps(workdir, steps)
     if "merge" in snapshots.read_meta(workdir, steps[-1]):
         # Its raw weights are no iterate, so what they remember would be wrong.
@@ -228,11 +229,26 @@ def _span(recipe: Mapping[str, Any], steps: Sequence[int]) -> int | None:
     return round((steps[-1] - steps[0]) * len(steps) / (len(steps) - 1))
 
 
+def _check_choices(name: str, steps: Sequence[int] | None, weights: str) -> None:
+    """Refuses what a recipe that chooses for itself would leave unread."""
+    if name in ("window", "synthesize") and weights != "raw":
+        raise ValueError(
+            f"average={weights!r} is not for {name}, which takes the averages it needs"
+        )
+    if name == "window" and steps is not None:
+        raise ValueError(
+            f"steps={listed(steps)} are not for window, which has a start and a stop"
+        )
+
+
 def _chosen_steps(workdir, steps: Sequence[int] | None) -> list[int]:
     if steps is None:
         steps = snapshots.stored_steps(workdir)
     if not steps or list(steps) != sorted(set(steps)):
-        raise ValueError(f"steps {listed(steps) or 'none'} must be some, in order")
+        raise ValueError(
+            f"steps={listed(steps) or 'none'} must be different steps, at least one, "
+            "from the oldest to the newest"
+        )
     require_steps(workdir, steps)
     return list(steps)
 
