@@ -78,10 +78,12 @@ def test_in_tokens_scale_free_averages_do_not_depend_on_the_batch_size():
 def test_time_in_tokens_goes_far_beyond_32_bits():
     steps, tokens = 2000, 2**30  # 2 * 10^12 in all
     trajectory_TxP = _trajectory(steps)
-    tx = track(optax.identity(), CLOSED, time="tokens")
+    averages = {name: CLOSED[name] for name in ("uniform", "ema25", "power")}
+    averages["tail"] = averaging.tail(start=2**40)
+    tx = track(optax.identity(), averages, time="tokens")
     state = _run(tx, jnp.zeros(5), trajectory_TxP, np.full(steps, tokens, np.int32))
-    for name in ("uniform", "ema25", "power"):
-        coefficients = kernel(CLOSED[name], steps, tokens=tokens)
+    for name, average in averages.items():
+        coefficients = kernel(average, steps, tokens=tokens)
         expected = coefficients @ np.asarray(trajectory_TxP, np.float64)
         np.testing.assert_allclose(read(state, name), expected, rtol=1e-4, atol=1e-4)
 
@@ -145,8 +147,10 @@ def test_bfloat16_averages_move_and_have_no_bias():
         exact = kernel(slow[name], steps) @ np.asarray(trajectory_TxP, np.float64)
         exact += (1 - kernel(slow[name], steps).sum()) * 0.5
         errors = np.asarray(average, np.float64) - exact
-        # Noise, of about a rounding for each, that cancels over the weights.
-        assert np.std(errors) < 0.03
+        # Roundings are undone as fast as the weights move away, and so their variance
+        # is about the distance times half the step of bfloat16 below 1.
+        expected = np.sqrt(0.04 * 2.0**-8 / 2)
+        assert expected / 3 < np.std(errors) < 3 * expected
         assert abs(np.mean(errors)) < 5 * np.std(errors) / np.sqrt(size)
 
 

@@ -39,13 +39,14 @@ def trunk(tmp_path_factory):
 
 
 def branch(trunk, **overrides):
-    return small.config(
-        "cooldown",
-        **dict(branch__workdir=str(trunk), branch__step=START) | overrides,
+    options = dict(
+        branch__workdir=str(trunk),
+        branch__step=START,
         schedule__steps=STEPS,
         horizons__steps=(5,),
         snapshots__every=1,
     )
+    return small.config("cooldown", **options | overrides)
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,61 @@ def test_a_merge_can_neither_be_branched_off_nor_trained(trunk, tmp_path):
     trained = small.config(duration__steps=5, horizons__steps=(5,), snapshots__every=1)
     with pytest.raises(ValueError, match=r"workdir=.*merge is a merge, whose"):
         training.prepare(trained, tmp_path / "merge")
+
+
+def test_in_tokens_a_continued_average_may_change_its_batch_size(tmp_path):
+    options = dict(
+        tracking__time="tokens", horizons__steps=(5,), snapshots__every=1, seed=1
+    )
+    source, folder = tmp_path / "trunk", tmp_path / "branch"
+    training.train(small.config(duration__steps=START, **options), source)
+    config = branch(source, branch__averages="continue", batch_size=16, **options)
+    training.train(config, folder)
+    # Everything that is not the first weights, which no snapshot holds.
+    path = [weights(source, step, "raw") for step in range(1, START + 1)]
+    path += [weights(folder, START + step, "raw") for step in range(1, STEPS + 1)]
+    path, last = np.asarray(path, np.float64), START + STEPS
+    written = config_file.read(folder)
+    for name in ("uniform", "ema25"):
+        kernel = merge_recipes.stored_kernel(folder, written, last, name)
+        assert kernel[0] < 1e-9
+        stored_weights = weights(folder, last, name)
+        np.testing.assert_allclose(
+            stored_weights, kernel[1:] @ path, rtol=1e-5, atol=1e-7
+        )
+    tokens = np.repeat([8, 16], [START, STEPS])
+    window = training.merging.plan(folder, dict(name="window", start=5, stop=7))
+    np.testing.assert_allclose(window.kernel()[5:], [0, 0.5, 0.5], atol=1e-12)
+    np.testing.assert_allclose(
+        merge_recipes.stored_kernel(folder, written, last, "uniform")[1:],
+        tokens / tokens.sum(),
+    )
+    # A target that was tracked, in the same time and from the same start, is found.
+    target = dict(name="age_ema", divisor=25.0)
+    found = training.merging.plan(folder, dict(name="synthesize", target=target))
+    assert found.quality["error"] < 1e-9
+
+
+def test_what_was_taken_over_does_not_change_with_the_trunk(trunk, tmp_path):
+    source, folder = tmp_path / "trunk", tmp_path / "branch"
+    shutil.copytree(trunk, source)
+    own = dict(new=dict(name="uniform"))
+    config = branch(source, branch__averages="freeze", averages=own)
+    training.train(config, folder)
+    before = weights(folder, START + STEPS, "new")
+    # The trunk gains an average of that name, the branch is interrupted.
+    content = json.loads((source / "config.json").read_text())
+    content["averages"]["new"] = dict(name="age_ema", divisor=9.0)
+    (source / "config.json").write_text(json.dumps(content))
+    for step in (START + 2, START + 3):
+        shutil.rmtree(folder / "snapshots" / str(step))
+    training.train(config, folder)
+    np.testing.assert_array_equal(weights(folder, START + STEPS, "new"), before)
+    # Gone altogether, it is not needed to know what the branch remembers.
+    shutil.rmtree(source)
+    written = config_file.read(folder)
+    for name, step in dict(new=START, ema25=0).items():
+        kernel = merge_recipes.stored_kernel(folder, written, START + STEPS, name)
+        assert not kernel[:step].any() and kernel[step : step + 3].any()
+    plan = training.merging.plan(folder, dict(name="uniform"), weights="new")
+    assert {source.weights for source in plan.sources} == {"new"}

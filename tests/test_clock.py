@@ -39,9 +39,11 @@ def test_a_small_difference_at_a_large_time_is_exact():
     assert clock.since_tick(clock.advance(time, 4097)) == 4097
 
 
-@pytest.mark.parametrize("tokens", [0, -1, 2**30 + 1])
+@pytest.mark.parametrize("tokens", [0, -1, 2**30 + 1, 3.5])
 def test_a_number_of_tokens_that_is_not_possible(tokens):
-    with pytest.raises(ValueError, match=f"tokens={tokens} must be between 1 and"):
+    with pytest.raises(
+        ValueError, match=f"tokens={tokens} must be an integer between 1 and"
+    ):
         clock.check(tokens)
 
 

@@ -55,7 +55,6 @@ def test_what_does_not_change_the_weights_may_change(tmp_path, overrides):
         (dict(seed=1), r"seed=1 differs from the run in .*, which has 0: use its"),
         (dict(batch_size=16), r"batch_size=16 differs .* which has 8"),
         (dict(clip_norm=2.0), r"clip_norm=2.0 differs .* which has 1.0"),
-        (dict(averages={}), r"averages.ema25.divisor=None differs .* which has 25.0"),
         (dict(model__width=32), r"model.width=32 differs .* which has 16"),
         (dict(schedule__peak=0.1), r"schedule.peak=0.1 differs"),
         (dict(optimizer__b2=0.9), r"optimizer.b2=0.9 differs"),
@@ -69,6 +68,17 @@ def test_what_would_make_it_another_run_is_refused(tmp_path, overrides, message)
     write(tmp_path)
     with pytest.raises(ValueError, match=message):
         config_file.check_same_run(small.config(**overrides), 12, tmp_path)
+
+
+def test_averages_are_settled_by_the_first_snapshot(tmp_path):
+    write(tmp_path)
+    config_file.check_same_run(small.config(averages={}), 12, tmp_path)
+    for item in ("raw", "optimizer", "average_ema25", "average_uniform", "meta"):
+        (tmp_path / "snapshots" / "5" / item).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"averages.ema25.divisor=None .* has 25.0"):
+        config_file.check_same_run(small.config(averages={}), 12, tmp_path)
+    more = small.config().averages.to_dict() | dict(new=dict(name="uniform"))
+    config_file.check_same_run(small.config(averages=more), 12, tmp_path)
 
 
 def test_only_a_trunk_may_change_its_length(tmp_path):

@@ -123,7 +123,7 @@ def test_an_average_with_its_sign_flipped_is_warned_of():
     params = jnp.array([1.0, -2.0])
     state = flipped.init(params)
     step = jax.jit(lambda params, state, grads: flipped.update(grads, state, params))
-    watched, lines = watch.Watch(3), []
+    watched, lines = watch.Watch(3, dict(shadow=0)), []
     for t in range(1, 401):
         grads = params - 1 + 0.5 * jnp.sin(jnp.float32(t))
         updates, state = step(params, state, grads)

@@ -186,6 +186,14 @@ BAD = [
         dict(branch__workdir="runs/trunk"),
         r"branch.workdir='runs/trunk' and schedule.name='constant': a branch has",
     ),
+    (dict(branch__step=5), r"branch={.*'step': 5.*} needs the workdir of a trunk"),
+    (dict(branch__averages="freeze"), r"branch={.*'freeze'.*} needs the workdir of"),
+    (
+        dict(
+            tracking__time="tokens", averages=dict(p=dict(name="polynomial", eta=1.0))
+        ),
+        r"^averages\['p'\]=polynomial\(eta=1.0\) has no closed form",
+    ),
     (
         dict(schedule=dict(name="cooldown", steps=3)),
         r"branch.workdir='' and schedule.name='cooldown': .* a cooldown has a branch",

@@ -6,6 +6,7 @@ exact in float32. A clock is int32 [2, 2], the time now and that of the last tic
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _WORD = 2**24
 _MOST = 2**30  # tokens in one update, so that no sum overflows
@@ -25,8 +26,11 @@ def check(tokens: int | jax.Array | None) -> None:
             "tokens=None, but the averages' time is in tokens: call "
             "update(updates, state, params, tokens=number)"
         )
-    if not isinstance(tokens, jax.core.Tracer) and not 1 <= tokens <= _MOST:
-        raise ValueError(f"tokens={tokens!r} must be between 1 and {_MOST}")
+    if isinstance(tokens, jax.core.Tracer):
+        return
+    integer = np.ndim(tokens) == 0 and np.issubdtype(np.result_type(tokens), np.integer)
+    if not (integer and 1 <= tokens <= _MOST):
+        raise ValueError(f"tokens={tokens!r} must be an integer between 1 and {_MOST}")
 
 
 def zero() -> jax.Array:

@@ -185,7 +185,7 @@ def shares(
       every: updates between ticks.
       tokens: of an update, or of each of the updates.
     """
-    times_T1 = _times(tokens, int(stops[-1]) if len(stops) else 0)
+    times_T1 = times(tokens, int(stops[-1]) if len(stops) else 0)
     begins, ends = times_T1[stops - every], times_T1[stops]
     if isinstance(average, weights.Average) and average.share is not None:
         return np.asarray(average.mass(begins, ends), np.float64)
@@ -194,16 +194,44 @@ def shares(
     return np.asarray(product, np.float64)
 
 
-def _times(tokens: int | Sequence[int], steps: int) -> np.ndarray:
-    """The time at 0 ... steps updates."""
+def per_update(
+    tokens: int | Sequence[tuple[int, int]], updates: int
+) -> int | np.ndarray:
+    """Returns the tokens of each update, from pairs of updates and their tokens.
+
+    Args:
+      tokens: of every update, or such pairs, of which the last may count too many.
+      updates: how many there are.
+
+    Example:
+      >>> per_update([(2, 8), (99, 16)], 4)
+      array([ 8,  8, 16, 16])
+    """
+    if isinstance(tokens, int):
+        return tokens
+    made = [np.full(min(count, updates), size) for count, size in tokens]
+    return np.concatenate(made)[:updates]
+
+
+def times(tokens: int | Sequence[int], steps: int) -> np.ndarray:
+    """Returns the time at 0 ... steps updates.
+
+    Args:
+      tokens: of every update, or of each.
+      steps: the number of updates.
+
+    Raises:
+      ValueError: `tokens` are not positive integers, or fewer than `steps`.
+    """
     if isinstance(tokens, int | np.integer):
         weights.require_count("tokens", tokens, least=1)
         return np.arange(steps + 1) * int(tokens)
     tokens = np.asarray(tokens)
-    if tokens.ndim != 1 or len(tokens) < steps or not np.all(tokens >= 1):
+    integer = tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer)
+    if not integer or len(tokens) < steps or not np.all(tokens >= 1):
         raise ValueError(
-            f"tokens={tokens!r} must be a positive integer, or one for each of the "
-            f"{steps} updates"
+            f"tokens, {tokens.dtype} of shape {tokens.shape}, must be a positive "
+            f"integer, or one for each of the {steps} updates"
         )
     return np.append(0, np.cumsum(tokens[:steps]))
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anytime_jax.averaging.transform import is_on_host
+
 Tree = Any
 
 
@@ -138,6 +140,8 @@ def _add_compensated(total, lost, leaf, coefficient):
 
 def _add(total, tree: Tree, coefficient: float):
     """Adds a tree to the sums of its leaves, which start with the first one."""
+    if is_on_host(tree):
+        tree = jax.device_put(tree, jax.memory.Space.Device)
     leaves, structure = jax.tree.flatten(tree)
     if total is None:
         total = [_start(leaf) for leaf in leaves], structure

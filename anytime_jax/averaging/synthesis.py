@@ -29,14 +29,15 @@ class Stored:
       step: updates done when it was stored.
       every: updates between the ticks of the average.
       start: updates done when the average started, as a copy of the weights.
-      tokens: of an update, if the average's time is in tokens; 1 if it is in steps.
+      tokens: of an update, if the average's time is in tokens, 1 if it is in steps; or
+        pairs of a number of updates and the tokens of each.
     """
 
     average: Callable
     step: int
     every: int = 1
     start: int = 0
-    tokens: int = 1
+    tokens: int | tuple[tuple[int, int], ...] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +140,10 @@ def synthesize(
         )
     if not _ROUNDING * found.rounding <= limit:
         raise ValueError(
-            f"coefficients of norm {found.amplification:.3g} would make rounding of the "
-            f"{dtype} weights a relative error of {found.rounding:.3g}, above limit / "
-            f"{_ROUNDING} = {limit / _ROUNDING:.3g}; a ridge above {found.ridge!r} helps"
+            f"coefficients of norm {found.amplification:.3g} would make rounding of "
+            f"{dtype} weights an error of {found.rounding:.3g}, above limit / "
+            f"{_ROUNDING} = {limit / _ROUNDING:.3g}; a ridge above {found.ridge!r} has "
+            "less"
         )
     return found
 
@@ -180,7 +182,6 @@ def _check(stored: Sequence[Stored]) -> None:
         weights.require_count("start", one.start, least=0)
         weights.require_count("step", one.step, least=one.start)
         weights.require_count("every", one.every, least=1)
-        weights.require_count("tokens", one.tokens, least=1)
 
 
 def _shares(one: Stored, last: int) -> np.ndarray:
@@ -194,7 +195,9 @@ def _shares(one: Stored, last: int) -> np.ndarray:
     shares[one.start + stops] = (
         _products(one.average, len(stops), one.every)
         if _is_product(one)
-        else kernels.shares(one.average, stops, one.every, one.tokens)
+        else kernels.shares(
+            one.average, stops, one.every, kernels.per_update(one.tokens, last)
+        )
     )
     return shares
 

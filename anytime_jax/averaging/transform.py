@@ -94,8 +94,9 @@ def track(
         the newest weights the share of all updates since the last one.
       dtype: of the averages' float leaves, "float32", "float64" or "bfloat16", whatever
         the parameters are. Other leaves hold their newest value. bfloat16 is rounded
-        stochastically, without bias but with a noise of about 2^-9 of a weight; the
-        noise follows from the name and the count, so that a run can be repeated.
+        stochastically: without bias, but the noise of many roundings adds up, for slow
+        averages to about 1 % of a weight. It follows from the name and the count, so
+        that a run can be repeated.
       compensated: keep what rounding loses beside each average (one more copy each), so
         that a running mean stays right beyond 10^6 updates.
       time: "steps", or "tokens", which `update(..., tokens=number)` is then told for

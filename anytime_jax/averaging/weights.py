@@ -287,8 +287,10 @@ def tail(*, start: int) -> Average:
 
     def share(length, stop):
         xp = _numpy(length, stop)
+        # A float, which tokens are, may be larger than any int32.
+        floating = jnp.issubdtype(jnp.result_type(stop), jnp.floating)
         # Up to `start` the interval counts as one update, whose weight is 1.
-        remembered = xp.maximum(stop - start, 1)
+        remembered = xp.maximum(stop - (float(start) if floating else start), 1)
         return xp.minimum(length, remembered) * _one(length, stop) / remembered
 
     return Average("tail", (("start", start),), lambda t: share(1, t), share)

@@ -1,10 +1,11 @@
 """The mean over any interval, from running means at its two ends."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from anytime_jax.averaging import weights
+from anytime_jax.averaging import kernels, weights
 
 # What one rounding can change, relatively; bfloat16 is rounded stochastically.
 _UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}
@@ -19,11 +20,13 @@ def window(
     compensated: bool = False,
     distance: float | None = None,
     limit: float = 1e-3,
+    tokens: int | Sequence[tuple[int, int]] = 1,
 ) -> np.ndarray:
     """Returns the coefficients that turn two running means into that of an interval.
 
     With A(t) the mean of theta_1 ... theta_t, that of (start, stop] is
-    `(stop A(stop) - start A(start)) / (stop - start)`.
+    `(stop A(stop) - start A(start)) / (stop - start)`; with ticks of `every` updates,
+    that between the last ticks not after them.
 
     Args:
       start: updates in the earlier mean, >= 1.
@@ -33,6 +36,8 @@ def window(
       compensated: whether the mean was tracked with compensation.
       distance: of the weights from the mean, as in `window_error`.
       limit: the largest `window_error` to accept; `math.inf` accepts all.
+      tokens: of an update, or pairs of a number of updates and their tokens, if the
+        mean's time is in tokens.
 
     Returns:
       float64 [2], for A(start) and A(stop).
@@ -58,7 +63,10 @@ def window(
             f"leave a relative error of {error:.1e}, above limit={limit!r}; a wider or "
             "earlier interval, or tracking.compensated, has less"
         )
-    return np.array([-start, stop]) / (stop - start)
+    updates = kernels.per_update(tokens, stop)
+    times_T1 = kernels.times(updates, stop)
+    begin, end = (int(times_T1[t // every * every]) for t in (start, stop))
+    return np.array([-begin, end]) / (end - begin)
 
 
 def window_error(
@@ -103,8 +111,9 @@ def window_error(
     weights.require_count("start", start, least=1)
     weights.require_count("stop", stop, least=1)
     weights.require_count("every", every, least=1)
-    if stop <= start:
-        raise ValueError(f"stop={stop!r} must be above start={start!r}")
+    if stop // every <= start // every:
+        ticks = f" by a tick of every={every!r} updates" if every > 1 else ""
+        raise ValueError(f"stop={stop!r} must be above start={start!r}{ticks}")
     if distance is not None and not 0 <= distance < math.inf:
         raise ValueError(f"distance={distance!r} must be at least 0 and finite")
     unit = unit_roundoff(dtype)

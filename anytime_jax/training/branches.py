@@ -12,6 +12,8 @@ from anytime_jax.training import config_file, snapshots
 
 AVERAGES = ("restart", "continue", "freeze")
 
+_FOREVER = 2**31 - 1  # updates
+
 # What has to be as in the trunk: the weights and the optimizer's state go on.
 _SAME = ("model", "optimizer", "sequence_length", "seed")
 
@@ -76,10 +78,12 @@ def with_averages(
 
     With `branch.averages` "continue" or "freeze" these are the ones in the trunk's
     snapshot, beside those of the config itself; with "restart" there are none.
+    `branch.trunk` tells which they are, and how many tokens an update took there.
 
     Args:
       config: of any run.
-      workdir: its folder; a branch that has started keeps what it took then.
+      workdir: its folder; a branch that has started keeps what it took then, whatever
+        has become of its trunk.
 
     Returns:
       The config, with all of its averages.
@@ -94,10 +98,10 @@ def with_averages(
         )
     if not source or choice == "restart":
         return config
-    taken = _started_with(workdir)
-    if taken is None:
-        taken = _tracked(config)
-    own = config.averages.to_dict()
+    before = config_file.read_if_there(workdir)
+    trunk = before["branch"]["trunk"] if before else _trunk(config)
+    averages = (before or config_file.read(source))["averages"]
+    taken, own = {n: averages[n] for n in trunk["averages"]}, config.averages.to_dict()
     for name in own.keys() & taken.keys():
         if own[name] != taken[name]:
             raise ValueError(
@@ -107,6 +111,7 @@ def with_averages(
             )
     config = copy.deepcopy(config).unlock()
     config.averages = taken | own
+    config.branch.trunk = trunk
     return config.lock()
 
 
@@ -116,11 +121,9 @@ def taken_over(config: Mapping[str, Any]) -> set[str]:
     Args:
       config: from `with_averages`, or from its config.json.
     """
-    branch = config["branch"]
-    if not branch["workdir"] or branch["averages"] == "restart":
+    if not config["branch"]["workdir"] or config["branch"]["averages"] == "restart":
         return set()
-    trunk = config_file.read(branch["workdir"])
-    return set(config["averages"]) & set(trunk["averages"])
+    return set(config["branch"]["trunk"]["averages"])
 
 
 def frozen(config: Mapping[str, Any]) -> set[str]:
@@ -130,6 +133,27 @@ def frozen(config: Mapping[str, Any]) -> set[str]:
       config: from `with_averages`, or from its config.json.
     """
     return taken_over(config) if config["branch"]["averages"] == "freeze" else set()
+
+
+def tokens_per_update(
+    config: Mapping[str, Any], start: int
+) -> int | tuple[tuple[int, int], ...]:
+    """Returns the time that an average of a run counts for each update.
+
+    Args:
+      config: the run's config.json.
+      start: updates done when it started.
+
+    Returns:
+      1 if time is in steps; the tokens of an update, or, if the batch size changed at
+      the branch, pairs of a number of updates and their tokens.
+    """
+    if config["tracking"]["time"] == "steps":
+        return 1
+    own, branch = config["resolved"]["tokens_per_step"], config["branch"]
+    before = branch["step"] - start
+    then = branch["trunk"]["tokens_per_step"] if before > 0 else own
+    return own if own == then else ((before, then), (_FOREVER, own))
 
 
 def _source(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -146,26 +170,24 @@ def _source(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return source
 
 
-def _tracked(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The trunk's averages that are in the snapshot of the branch's first step."""
+def _trunk(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What a branch that starts takes over; it has to track in the same way."""
     workdir = config.branch.workdir
     source = config_file.read(workdir)
     now = {"tracking": config_file.to_json(config)["tracking"]}
     _refuse_difference(now, source, workdir)
     check_snapshot(config)
     stored = snapshots.stored_weights(workdir, config.branch.step)
-    return {name: source["averages"][name] for name in stored if name != "raw"}
-
-
-def _started_with(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The averages of a branch that has started; None if it has not."""
-    if not snapshots.stored_steps(workdir):
-        return None
-    return config_file.read(workdir)["averages"]
+    return dict(
+        averages=[name for name in stored if name != "raw"],
+        tokens_per_step=source["resolved"]["tokens_per_step"],
+    )
 
 
 def _refuse_difference(now, source, workdir) -> None:
-    difference = config_file.first_difference(now, source)
+    difference = config_file.first_difference(
+        now, source, may_change=config_file.MAY_CHANGE
+    )
     if difference:
         key, here, there = difference
         raise ValueError(

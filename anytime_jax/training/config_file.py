@@ -17,7 +17,7 @@ CONFIG_FILE = "config.json"
 
 # What may be different when a run is continued: it changes neither the weights nor
 # what a recorded loss means.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "data",  # Its tokens may not: see check_same_data.
     "duration",
     "horizons",
@@ -26,6 +26,7 @@ _MAY_CHANGE = (
     "snapshots",
     "logging",
     "mesh",
+    "tracking.memory_kind",
 )
 _VERSIONS = ("anytime_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
@@ -61,6 +62,15 @@ def read(workdir: str | os.PathLike) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def read_if_there(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns the config.json of a run, None if there is no run.
+
+    Args:
+      workdir: the run's folder.
+    """
+    return read(workdir) if (pathlib.Path(workdir) / CONFIG_FILE).is_file() else None
+
+
 def check_same_run(
     config: ml_collections.ConfigDict, total_steps: int, workdir: str | os.PathLike
 ) -> None:
@@ -85,10 +95,12 @@ def check_same_run(
             f"workdir={workdir!s} is a merge, whose weights have no optimizer state to "
             "go on with: use another workdir"
         )
-    # Averages may be added, and start where they are.
-    averages = now["averages"].items()
-    now["averages"] = {name: a for name, a in averages if name in before["averages"]}
-    difference = first_difference(now, before, may_change=_MAY_CHANGE)
+    # Averages may be added, and start where they are; only then are they settled.
+    settled = snapshots.stored_weights(workdir, stored[-1]) if stored else ()
+    for content in (now, before):
+        averages = content["averages"].items()
+        content["averages"] = {name: a for name, a in averages if name in settled}
+    difference = first_difference(now, before, may_change=MAY_CHANGE)
     if difference:
         key, new, old = difference
         raise ValueError(

@@ -49,10 +49,15 @@ def losses(
     Returns:
       Nats per token by name.
     """
-    # All are under way before the first is waited for.
-    values = {
-        name: evaluate(params, tokens_NxBxL1) for name, params in _placed(weights)
-    }
+    # All are under way before the first is waited for, but not those on the host.
+    values = {}
+    for name, params in _placed(weights):
+        cast = jax.tree.map(
+            lambda leaf, raw: leaf.astype(raw.dtype), params, weights["raw"]
+        )
+        values[name] = evaluate(cast, tokens_NxBxL1)
+        if averaging.is_on_host(weights[name]):
+            values[name].block_until_ready()
     return {name: float(value) for name, value in values.items()}
 
 
@@ -77,12 +82,8 @@ def _distance(params: Tree, raw: Tree) -> jax.Array:
 
 
 def _placed(weights: dict[str, Tree]) -> Iterator[tuple[str, Tree]]:
-    """Sets of weights by name, on the devices; those on the host one at a time."""
+    """Sets of weights by name, each on the devices."""
     for name, params in weights.items():
-        on_host = averaging.is_on_host(params)
-        if on_host:
+        if averaging.is_on_host(params):
             params = jax.device_put(params, jax.memory.Space.Device)
-        params = jax.tree.map(
-            lambda leaf, raw: leaf.astype(raw.dtype), params, weights["raw"]
-        )
         yield name, params

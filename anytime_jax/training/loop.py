@@ -17,7 +17,7 @@ import ml_collections
 import tqdm
 from jax.experimental import multihost_utils
 
-from anytime_jax import data
+from anytime_jax import averaging, data
 from anytime_jax.training import (
     branches,
     config_file,
@@ -122,7 +122,9 @@ def run(prepared: Prepared, writer: Any = None) -> None:
     current, start, consumed = starting.start(config, recipe, workdir, like)
     batches = _batches(config, recipe, dataset, start, consumed)
     store = snapshots.Store(workdir, lambda step: step in kept or recipe.keeps(step))
-    recorder = _Recorder(prepared, writer or _writer(workdir, start), evaluate, start)
+    writer = writer or _writer(workdir, start)
+    starts = _starts(config, current, start)
+    recorder = _Recorder(prepared, writer, evaluate, start, starts)
 
     with contextlib.ExitStack() as stack:
         for opened in (store, recorder, batches):
@@ -189,12 +191,19 @@ def compile_steps(
 class _Recorder:
     """Metrics to the writer, progress to the screen, and a stop when they fail."""
 
-    def __init__(self, prepared: Prepared, writer: Any, evaluate: Callable, start: int):
+    def __init__(
+        self,
+        prepared: Prepared,
+        writer: Any,
+        evaluate: Callable,
+        start: int,
+        starts: dict[str, int],
+    ):
         self._config, self._recipe = prepared.config, prepared.recipe
         self._workdir, self._writer, self._evaluate = prepared.workdir, writer, evaluate
         self._validation_NxBxL1 = _validation(prepared)
         self._watch = watch.Watch(
-            self._config.evaluation.patience, metrics.read(self._workdir)
+            self._config.evaluation.patience, starts, metrics.read(self._workdir)
         )
         self._bar = tqdm.tqdm(
             initial=start,
@@ -241,10 +250,7 @@ class _Recorder:
     def _distances(self, done: int, weights: dict[str, Any]) -> dict[str, float]:
         """How far each average is from the weights; says so if it has gone astray."""
         distances = evaluation.distances(weights)
-        # What is frozen is left behind by design.
-        frozen = branches.frozen(self._config)
-        moving = {name: distances[name] for name in distances if name not in frozen}
-        for warning in self._watch.see(done, moving):
+        for warning in self._watch.see(done, distances):
             if jax.process_index() == 0:
                 tqdm.tqdm.write(warning, file=sys.stderr)
         return {f"{watch.KEY}{name}": value for name, value in distances.items()}
@@ -273,6 +279,15 @@ class _Recorder:
             f"step {done} has {shown}; the last good snapshot of {self._workdir!s} is "
             f"{last}"
         )
+
+
+def _starts(
+    config: ml_collections.ConfigDict, current: state.TrainState, step: int
+) -> dict[str, int]:
+    """The steps at which the averages started, without those that are frozen."""
+    _, averages = averaging.detach(current.optimizer)
+    moving = averages.keys() - branches.frozen(config)
+    return {name: step - int(averages[name].count) for name in sorted(moving)}
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:

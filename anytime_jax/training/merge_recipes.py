@@ -38,7 +38,8 @@ class Source:
       average: its spec, `dict(name=..., ...)`; that of raw weights is `latest`.
       every: updates between the ticks of the average.
       start: updates done when the average started.
-      tokens: of an update, if the average's time is in tokens, else 1.
+      tokens: of an update, or pairs of a number of updates and their tokens, if the
+        average's time is in tokens; else 1.
       coefficient: how much of it enters.
     """
 
@@ -47,13 +48,16 @@ class Source:
     average: Mapping[str, Any]
     every: int
     start: int
-    tokens: int = 1
+    tokens: int | Sequence[Sequence[int]] = 1
     coefficient: float = 1.0
 
     def stored(self) -> merging.Stored:
         """Returns what its kernel follows from."""
         average = averaging.build({"average": self.average})["average"]
-        return merging.Stored(average, self.step, self.every, self.start, self.tokens)
+        tokens = self.tokens
+        if not isinstance(tokens, int):
+            tokens = tuple(map(tuple, tokens))
+        return merging.Stored(average, self.step, self.every, self.start, tokens)
 
 
 def kernel(sources: Sequence[Source]) -> np.ndarray:
@@ -158,19 +162,24 @@ class Recipes:
     def window(self, start: int, stop: int, limit: float = 1e-3):
         """The mean of (start, stop], from a uniform average at both."""
         averages = self._config["averages"]
-        named = [name for name in averages if averages[name]["name"] == "uniform"]
+        kept = branches.frozen(self._config)
+        named = [
+            name
+            for name in averages
+            if averages[name]["name"] == "uniform" and name not in kept
+        ]
         if not named:
             raise ValueError(
                 f"recipe 'window' needs a uniform average, and {self._workdir!s} "
                 f"tracks {listed(averages) or 'none'}"
             )
         sources = [self._source(step, named[0]) for step in (start, stop)]
-        first, last = (source.step - source.start for source in sources)
         if sources[0].start != sources[1].start:
             raise ValueError(
                 f"start={start!r} and stop={stop!r}: the average {named[0]} started "
                 "anew between them"
             )
+        first, last = (source.step - source.start for source in sources)
         tracking = self._config["tracking"]
         accuracy = {key: tracking[key] for key in ("every", "dtype", "compensated")}
         error = merging.window_error(first, last, **accuracy)
@@ -178,7 +187,10 @@ class Recipes:
             # The worst case does not do; how far the weights are says more.
             accuracy["distance"] = _distance(self._workdir, stop, named[0])
             error = merging.window_error(first, last, **accuracy)
-        coefficients = merging.window(first, last, limit=limit, **accuracy)
+        tokens = sources[1].stored().tokens
+        coefficients = merging.window(
+            first, last, limit=limit, tokens=tokens, **accuracy
+        )
         return _with(sources, coefficients), {"error": error}
 
     def synthesize(
@@ -203,12 +215,9 @@ class Recipes:
             if name not in branches.frozen(self._config)
         ]
         stored = [source.stored() for source in sources]
-        wanted = merging.Stored(
-            average,
-            self._steps[-1],
-            start=first_step(self._config),
-            tokens=tokens_per_update(self._config),
-        )
+        begin = first_step(self._config)
+        tokens = branches.tokens_per_update(self._config, begin)
+        wanted = merging.Stored(average, self._steps[-1], start=begin, tokens=tokens)
         dtype = self._config["tracking"]["dtype"]
         found = merging.synthesize(
             wanted, stored, ridge=ridge, limit=limit, dtype=dtype
@@ -271,7 +280,7 @@ def stored_source(workdir, config: Mapping[str, Any], step: int, name: str) -> S
             f"the average {name!r} of {workdir!s} was frozen where it branched off; "
             f"take it from {config['branch']['workdir']!r}"
         )
-    return dataclasses.replace(_source(config, step, name), start=step - count)
+    return _tracked_source(config, step, name, step - count)
 
 
 def stored_kernel(
@@ -293,32 +302,26 @@ def stored_kernel(
     # All is as it was where the branch started.
     last = config["branch"]["step"]
     count = snapshots.restore_count(workdir, step, name)
-    source = dataclasses.replace(_source(config, last, name), start=last - count)
+    source = _tracked_source(config, last, name, last - count)
     return np.append(kernel([source]), np.zeros(step - last))
 
 
-def _source(config: Mapping[str, Any], step: int, name: str) -> Source:
-    """An average at a step, if it is tracked from the run's first step on."""
+def _tracked_source(config, step: int, name: str, start: int) -> Source:
     return Source(
         step,
         name,
         config["averages"][name],
         every=config["tracking"]["every"],
-        start=first_step(config),
-        tokens=tokens_per_update(config),
+        start=start,
+        tokens=branches.tokens_per_update(config, start),
     )
 
 
 def first_step(config: Mapping[str, Any]) -> int:
-    """Returns the step at which a run's own averages start."""
+    """Returns the step from which on a run's averages can know the weights."""
     branch = config["branch"]
-    return 0 if branch["averages"] == "continue" else branch["step"]
-
-
-def tokens_per_update(config: Mapping[str, Any]) -> int:
-    """Returns the time that an update takes in a run's averages."""
-    in_tokens = config["tracking"]["time"] == "tokens"
-    return config["resolved"]["tokens_per_step"] if in_tokens else 1
+    branches_off = branch["workdir"] and branch["averages"] != "continue"
+    return branch["step"] if branches_off else 0
 
 
 def require_steps(workdir: str | os.PathLike, steps: Sequence[int]) -> None:

@@ -186,6 +186,8 @@ def write(
         tokens have changed.
     """
     check_out(out)
+    if evaluate:
+        stored.check_data(plan.workdir)
     out = pathlib.Path(out).absolute()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -236,7 +236,7 @@ def make_optimizer(
     try:
         return averaging.track(inner, averages, **config.tracking)
     except ValueError as error:
-        raise ValueError(f"tracking.{error}") from error
+        raise ValueError(_named(error, config)) from error
 
 
 def _log_spaced(first: int, last: int, points: int) -> tuple[int, ...]:
@@ -259,6 +259,11 @@ def _run_length(
             f"branch.workdir={config.branch.workdir!r} and schedule.name="
             f"{spec.get('name')!r}: a branch has the schedule 'cooldown', and a "
             "cooldown has a branch.workdir to start from"
+        )
+    if not branching and (config.branch.step or config.branch.averages != "restart"):
+        raise ValueError(
+            f"branch={config.branch.to_dict()!r} needs the workdir of a trunk, and is "
+            "left as it is in a run that is no branch"
         )
     if not branching:
         return spec, 0, durations.to_steps("duration", config.duration, **scale)
@@ -309,6 +314,12 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"seed={config.seed!r} must be less than 2**32")
 
 
+def _named(error: ValueError, config: ml_collections.ConfigDict) -> str:
+    """The message, with the section of the option that it starts with."""
+    option = str(error).partition("=")[0]
+    return f"tracking.{error}" if option in config.tracking else str(error)
+
+
 def _check_state(config, model, optimizer, mesh) -> None:
     """Traces the first update, so that what cannot be built or split is said now."""
     try:
@@ -316,7 +327,7 @@ def _check_state(config, model, optimizer, mesh) -> None:
         update = functools.partial(optimizer.update, tokens=1)
         jax.eval_shape(update, shapes.params, shapes.optimizer, shapes.params)
     except ValueError as error:
-        raise ValueError(f"tracking.{error}") from error
+        raise ValueError(_named(error, config)) from error
     except TypeError as error:
         options = config.optimizer.to_dict()
         raise ValueError(f"optimizer={options!r} cannot be used: {error}") from error

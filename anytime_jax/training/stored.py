@@ -63,6 +63,18 @@ def evaluate(
     }
 
 
+def check_data(workdir: str | os.PathLike) -> None:
+    """Refuses a run whose tokens have changed.
+
+    Args:
+      workdir: the folder of a run or of a merge.
+
+    Raises:
+      ValueError: they have.
+    """
+    _dataset(config_file.read(workdir), workdir)
+
+
 def last_step(workdir: str | os.PathLike) -> int:
     """Returns the step of the last snapshot.
 
@@ -82,13 +94,18 @@ def last_step(workdir: str | os.PathLike) -> int:
 def _validation(
     config: Mapping[str, Any], mesh: jax.sharding.Mesh, workdir: str | os.PathLike
 ) -> jax.Array:
-    length = config["sequence_length"]
-    dataset = data.load(**config["data"], sequence_length=length, seed=config["seed"])
-    config_file.check_same_data(dataset.description, workdir)
+    length, dataset = config["sequence_length"], _dataset(config, workdir)
     batches = config["evaluation"]["horizon_batches"]
     rows = config["evaluation"]["batch_size"]
     tokens = dataset.validation.batch(0, batches * rows)
     return sharding.place_batches(tokens.reshape(batches, rows, length + 1), mesh)
+
+
+def _dataset(config: Mapping[str, Any], workdir: str | os.PathLike) -> data.Dataset:
+    length = config["sequence_length"]
+    dataset = data.load(**config["data"], sequence_length=length, seed=config["seed"])
+    config_file.check_same_data(dataset.description, workdir)
+    return dataset
 
 
 def _mesh(config: Mapping[str, Any]) -> jax.sharding.Mesh:

@@ -18,14 +18,20 @@ _LARGE = 1.0
 class Watch:
     """Counts the evaluations in a row in which an average has moved away too fast."""
 
-    def __init__(self, patience: int, records: Iterable[Mapping[str, Any]] = ()):
+    def __init__(
+        self,
+        patience: int,
+        starts: Mapping[str, int],
+        records: Iterable[Mapping[str, Any]] = (),
+    ):
         """Starts from the records of the run so far.
 
         Args:
           patience: evaluations in a row before a warning; 0 for no warning.
+          starts: of the averages to watch by name, the updates done when each started.
           records: of `metrics.read`.
         """
-        self._patience = patience
+        self._patience, self._starts = patience, dict(starts)
         self._last: dict[str, tuple[int, float]] = {}
         self._grown: dict[str, int] = {}
         for record in records:
@@ -35,7 +41,8 @@ class Watch:
         """Returns a warning for each average that has moved away for too long.
 
         A distance counts as growing if it is above 1 % of the weights' norm and grows
-        faster than the square of the steps, or if it is above the norm and grows.
+        faster than the square of the average's age, or if it is above the norm and
+        grows.
 
         Args:
           step: updates done.
@@ -46,7 +53,8 @@ class Watch:
           distance is not finite.
         """
         warnings = []
-        for name, distance in distances.items():
+        for name in (name for name in distances if name in self._starts):
+            distance = distances[name]
             grows = self._grows(name, step, distance)
             self._grown[name] = self._grown.get(name, 0) + 1 if grows else 0
             self._last[name] = step, distance
@@ -64,7 +72,10 @@ class Watch:
         if name not in self._last:
             return not math.isfinite(distance)
         last_step, last = self._last[name]
-        healthy = last if last > _LARGE else last * (step / last_step) ** 2
+        if not math.isfinite(last):
+            return not math.isfinite(distance)
+        age, last_age = (max(1, s - self._starts[name]) for s in (step, last_step))
+        healthy = last if last > _LARGE else last * (age / last_age) ** 2
         # Not "greater": what is not a number has not come closer either.
         return not distance <= max(healthy, _SMALL)
 
