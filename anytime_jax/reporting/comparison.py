@@ -303,7 +303,7 @@ def _cooldowns(
     for setting, same in kinds.items():
         name = _cooldown_name(setting, detailed)
         # The same weights again, if only what is averaged differs.
-        first = {(run.trunk, run.total_steps): run for run in reversed(same)}
+        first = {(run.trunk, run.seed, run.total_steps): run for run in reversed(same)}
         distinct = [run for run in same if run in first.values()]
         rows.append(_pooled(group, name, distinct, "raw"))
         rows += _averages(group, name, same, names)

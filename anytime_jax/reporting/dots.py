@@ -73,7 +73,7 @@ def draw(figure, comparison: Comparison, lines: Mapping[Row, Sequence[float]]) -
         fontsize=11,
         fontweight="bold",
     )
-    _legend(figure, lines, (right, 1 - 0.12 / high))
+    _legend(figure, lines, (right, 1 - 0.16 / high))
 
 
 def _legend(figure, rows: Iterable[Row], corner: tuple[float, float]) -> None:
