@@ -345,3 +345,117 @@ def test_a_run_on_its_way_is_refused(tmp_path, schedule, losses, message):
 def test_nothing_cannot_be_compared():
     with pytest.raises(ValueError, match=r"runs=\[\] must hold at least one run"):
         comparison.compare([])
+
+
+def _cooldown(folder, trunk, losses, choice="restart", specs=None, **changes):
+    averages = {name: {"name": "uniform"} for name in losses if name != "raw"}
+    changes["averages"] = averages if specs is None else specs
+    changes["branch__averages"] = choice
+    return folders.write(folder, "cooldown", {100: losses}, trunk=trunk, **changes)
+
+
+def test_branches_that_differ_in_what_they_average_are_one_cooldown(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    averaged = {"raw": 2.0, "ema25": 1.75}
+    names = [
+        _cooldown(tmp_path / "a", trunk, {"raw": 2.0}),
+        _cooldown(tmp_path / "b", trunk, averaged, "continue"),
+        _cooldown(tmp_path / "c", trunk, averaged, "freeze"),
+        _cooldown(tmp_path / "d", trunk, {"raw": 2.0}, tracking={"every": 4}),
+    ]
+    for order in (names, names[::-1]):
+        rows = [row for row in _compare(trunk, *order).rows if row.role == "branch"]
+        assert [(row.name, row.weights) for row in rows] == [
+            ("cooldown 20%", "raw"),
+            ("cooldown 20%, ema25", "ema25"),
+        ]
+        assert [row.losses for row in rows] == [
+            {100: Loss(2.0, 0.0, 1)},
+            {100: Loss(1.75, 0.0, 1)},
+        ]
+        [run] = rows[0].runs
+        assert str(run.folder) == order[0]
+        assert str(rows[1].runs[0].folder) == names[1]
+
+
+def test_averages_of_cooldowns_that_are_not_the_same_are_told_apart(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    ema, tail = {"raw": 2.0, "ema25": 1.75}, dict(name="tail", start=90)
+    names = [
+        _cooldown(tmp_path / "a", trunk, ema),
+        _cooldown(tmp_path / "b", trunk, ema | {"ema25": 1.5}, "continue"),
+        _cooldown(tmp_path / "c", trunk, ema, specs={"ema25": tail}),
+        _cooldown(tmp_path / "d", trunk, {"raw": 2.0, "late": 1.0}, "continue"),
+    ]
+    rows = [row for row in _compare(trunk, *names).rows if row.role == "branch"]
+    assert {row.name: _means(row)[100] for row in rows} == {
+        "cooldown 20%": 2.0,
+        "cooldown 20%, ema25 (a)": 1.75,
+        "cooldown 20%, ema25 (b)": 1.5,
+        "cooldown 20%, ema25 (c)": 1.75,
+        "cooldown 20%, late": 1.0,
+    }
+
+
+def test_seeds_of_an_average_of_a_cooldown_are_one_row(tmp_path):
+    names = []
+    for seed, loss in enumerate((1.5, 2.0)):
+        trunk = tmp_path / f"{seed}" / "trunk"
+        names.append(folders.write(trunk, "constant", folders.TRUNK, seed=seed))
+        losses = {"raw": 2.0 + loss, "ema25": loss}
+        branch = tmp_path / f"{seed}" / "exit"
+        names.append(_cooldown(branch, trunk, losses, "continue", seed=seed))
+    losses = {row.name: row.losses for row in _compare(*names).rows}
+    assert losses["cooldown 20%"] == {100: Loss(3.75, 0.25, 2)}
+    assert losses["cooldown 20%, ema25"] == {100: Loss(1.75, 0.25, 2)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changes", "others"),
+    [
+        ("constant", {}, {}),
+        ("cosine", {}, {}),
+        ("cooldown", dict(trunk="t"), {}),
+        # The names say the same share, and the weights are not the same.
+        (
+            "cooldown",
+            dict(trunk="t"),
+            dict(branch__step=319, averages={"a": {"name": "uniform"}}),
+        ),
+        ("constant", {}, dict(mesh={"data": 2})),
+    ],
+)
+def test_two_runs_of_one_setting_and_seed_are_refused(
+    tmp_path, schedule, changes, others
+):
+    losses = {400: {"raw": 2.0}}
+    one = folders.write(tmp_path / "one", schedule, losses, **changes)
+    two = folders.write(tmp_path / "two", schedule, losses, **changes | others)
+    with pytest.raises(ValueError, match="one and two are both runs of one s") as error:
+        _compare(one, two)
+    assert "seed=0: give one of them, or other seeds" in str(error.value)
+    assert "\n" not in str(error.value)
+    other = folders.write(
+        tmp_path / "three", schedule, losses, seed=1, **changes | others
+    )
+    assert _compare(one, other).rows[0].losses[400].count == 2
+
+
+def test_runs_of_one_seed_that_never_meet_are_not_refused(tmp_path):
+    one = folders.write(tmp_path / "one", "constant", {100: {"raw": 2.0}})
+    two = folders.write(tmp_path / "two", "constant", {200: {"raw": 1.0}})
+    assert _means(_compare(one, two).rows[0]) == {100: 2.0, 200: 1.0}
+
+
+def test_merges_that_no_label_tells_apart_are_told_apart_by_folder(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    target = dict(name="synthesize", target="uniform")
+    names = [
+        folders.write_merge(tmp_path / name, trunk, target | extra, loss)
+        for name, extra, loss in (("a", {}, 2.0), ("b", dict(limit=1), 2.5))
+    ]
+    rows = [row for row in _compare(trunk, *names).rows if row.role == "merge"]
+    assert {row.name: row.losses[400] for row in rows} == {
+        "synthesize uniform (a)": Loss(2.0, 0.0, 1),
+        "synthesize uniform (b)": Loss(2.5, 0.0, 1),
+    }

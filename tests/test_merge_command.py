@@ -112,7 +112,7 @@ def test_an_evaluated_merge_is_in_the_report(workdir, tmp_path, capsys):
     assert main.main(["report", str(out), f"--out={report}"]) == 0
     group, row = capsys.readouterr().out.splitlines()[1:3]
     assert group == f"off {workdir.name}"
-    assert row.split() == ["uniform,", "last", "100%", f"{loss}*", "-"]
+    assert row.split() == ["uniform,", "last", "100%", f"{loss}*"]
     assert "uniform, last 100%" in report.read_text()
     assert "exists; a merge is written to a new" in _fails(
         capsys, *arguments, "--evaluate"
@@ -300,7 +300,7 @@ def test_kernel_shows_any_average_beside_those_of_a_run(workdir, tmp_path, capsy
     arguments = [str(workdir), "tail:start=3", "--step=12", f"--out={out}"]
     assert main.main(["kernel", *arguments]) == 0
     printed = capsys.readouterr().out
-    header, *rows, _, last = printed.splitlines()
+    header, *rows, _, note, _, last = printed.splitlines()
     names = ["trunk ema25", "trunk uniform", "tail:start=3"]
     assert [row[: len(name)] for row, name in zip(rows, names, strict=True)] == names
     assert header.split()[:3] == ["average", "step", "mean"]
@@ -308,6 +308,7 @@ def test_kernel_shows_any_average_beside_those_of_a_run(workdir, tmp_path, capsy
         *("12", "4.0", "33.33%", "9.0", "75.00%", "0.00%"),
         *("33.3%", "66.7%", "100.0%"),
     ]
+    assert note.startswith("initial: ")
     assert last == f"Wrote {out}"
     assert out.read_bytes().startswith(b"\x89PNG")
 

@@ -20,7 +20,7 @@ POWER = dict(name="power", exponent=2.0)
         (
             dict(name="ema", alpha=0.2),
             dict(span=51, weights="ema25"),
-            "ema alpha=0.2 of ema25, last 26%",
+            "ema alpha=0.2 of ema25, last 25.5%",
         ),
         (
             dict(name="from_decay", shape=POWER, final_fraction=0.1),
@@ -49,3 +49,27 @@ def test_contents_are_the_weights_and_their_steps():
     origin["sources"] = [dict(step=2000)] * 7
     origin["quality"] = dict(error=0.00512, condition=3.0)
     assert merges.contents(origin) == "7 of 2,000, error 0.005"
+
+
+@pytest.mark.parametrize("percent", [5, 10, 12.5, 20, 25, 37.5, 50])
+def test_a_share_reads_the_same_at_every_horizon(percent):
+    for horizon in (120, 240, 242, 484, 969, 1938, 3875, 100_001):
+        span = horizon - int(horizon * (100 - percent) // 100)
+        assert merges.percent(span, horizon) == f"{percent:g}%"
+
+
+@pytest.mark.parametrize(
+    ("span", "step", "text"),
+    [
+        (97, 484, "20%"),
+        (25, 121, "20%"),
+        (3, 8, "37.5%"),
+        (13, 100, "13%"),
+        (51, 200, "25.5%"),
+        (100, 484, "20.5%"),
+        (100, 484_000, "0.021%"),
+        (484, 484, "100%"),
+    ],
+)
+def test_a_share_is_round_only_as_far_as_steps_are(span, step, text):
+    assert merges.percent(span, step) == text

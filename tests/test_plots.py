@@ -230,3 +230,44 @@ def test_texts_that_would_meet_are_left_out_from_the_left():
 )
 def test_tokens_are_short(number, text):
     assert looks.short(number) == text
+
+
+def test_averages_of_a_cooldown_are_dots_and_no_lines(tmp_path):
+    trunk = folders.write(tmp_path / "trunk", "constant", folders.TRUNK)
+    losses = {"raw": 2.25, "ema25": 2.0, "uniform": 2.125}
+    plain = folders.write(
+        tmp_path / "plain", "cooldown", {400: {"raw": 2.25}}, trunk=trunk
+    )
+    averaged = folders.write(tmp_path / "b", "cooldown", {400: losses}, trunk=trunk)
+    pixels = _draw(tmp_path, trunk, plain)
+    assert _count(pixels, COOLDOWN, RIGHT) > 50
+    np.testing.assert_array_equal(_draw(tmp_path, trunk, averaged), pixels)
+    window = dict(name="window", start=320, stop=400)
+    merge = folders.write_merge(tmp_path / "w", trunk, window, 1.75, span=80)
+    _, two = _draw_merges(tmp_path, trunk, merge, plain)
+    _, four = _draw_merges(tmp_path, trunk, merge, averaged)
+    assert len(four) - len(two) == pytest.approx(2 * 150 * dots._ROW, abs=1)
+    assert _count(four[630:], COOLDOWN) > _count(two[630:], COOLDOWN) + 50
+
+
+def test_the_colours_of_the_dots_have_names_beside_the_title(tmp_path):
+    names = folders.write_all(tmp_path)
+    window = dict(name="window", start=320, stop=400)
+    synthesis = dict(name="synthesize", target="uniform")
+    merge = folders.write_merge
+    names.append(merge(tmp_path / "w", names[0], window, 1.75, span=80))
+    _, pixels = _draw_merges(tmp_path, *names)
+    title = slice(630, 680)
+    assert _count(pixels[title], dots._MERGE) > 20
+    assert _count(pixels[title], COOLDOWN) > 20
+    assert _count(pixels[title], dots._SYNTHESIS) == 0
+    names.append(merge(tmp_path / "s", names[0], synthesis, 1.75))
+    # With a schedule that is not the envelope there are all six.
+    names.append(folders.write(tmp_path / "l", "linear", {400: {"raw": 2.0}}))
+    _, pixels = _draw_merges(tmp_path, *names)
+    assert _count(pixels[title], dots._SYNTHESIS) > 20
+    # The title ends before the names begin, and the names where the panels do.
+    dark = np.flatnonzero((pixels[title] < 0.5).all(axis=2).any(axis=0))
+    gap = dark[(dark > 470) & (dark < 500)]
+    assert len(gap) == 0
+    assert dark.max() < COLUMNS - 20

@@ -54,7 +54,7 @@ def test_a_trunk_given_by_a_relative_path_is_that_of_its_branch(
     assert main.main(["report", "--out=report.md", "exit", "trunk/"]) == 0
     group, *rows = capsys.readouterr().out.splitlines()[1:6]
     assert group == "constant"
-    assert rows[-1].split() == ["cooldown", "20%", "-", "-", "1.5000*", "-"]
+    assert rows[-1].split() == ["cooldown", "20%", "-", "-", "1.5000*"]
 
 
 def test_help(capsys):
@@ -107,3 +107,14 @@ def test_the_command_needs_no_jax_and_leaves_pyplot_alone(tmp_path):
     first, *_, last = done.stdout.split("\n")[:-1]
     assert (first, last) == ("", "")
     assert "Wrote" in done.stdout
+
+
+def test_two_runs_of_one_seed_are_refused_in_a_line_and_help_says_so(tmp_path, capsys):
+    one = folders.write(tmp_path / "one", "constant", folders.TRUNK)
+    two = folders.write(tmp_path / "two", "constant", folders.TRUNK)
+    assert _fails(capsys, one, two, f"--out={tmp_path / 'report.md'}") == (
+        "one and two are both runs of one setting and seed=0: give one of them, or "
+        "other seeds"
+    )
+    assert main.main(["report", "-h"]) == 0
+    assert "Two of one seed are\nrefused" in capsys.readouterr().out

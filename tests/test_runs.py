@@ -215,3 +215,32 @@ def test_what_training_writes_is_what_is_read(tmp_path):
     assert (run.role, run.total_steps) == ("trunk", 12)
     assert run.tokens_per_step == built.tokens_per_step == 1024
     assert run.non_embedding == built.parameters["non_embedding"]
+
+
+def test_a_branch_gives_its_averages_unless_they_are_frozen(tmp_path):
+    losses = {100: {"raw": 3.0, "ema25": 1.0}, 200: {"raw": 2.0, "ema25": 1.5}}
+
+    def exits(name, **changes):
+        folder = tmp_path / name
+        folders.write(folder, "cooldown", losses, trunk="trunk", **changes)
+        return runs.read(folder).exits
+
+    both = {"raw": {200: 2.0}, "ema25": {200: 1.5}}
+    assert exits("old") == both
+    assert exits("continue", branch__averages="continue") == both
+    assert exits("freeze", branch__averages="freeze") == {"raw": {200: 2.0}}
+    assert exits("begun", total_steps=400) == {}
+
+
+def test_setting_of_a_branch_is_without_what_it_tracks(tmp_path):
+    def setting(name, schedule, **changes):
+        folder = tmp_path / name
+        folders.write(folder, schedule, {100: {"raw": 2.0}}, **changes)
+        return runs.read(folder).setting
+
+    tracked = dict(averages={"a": {"name": "uniform"}}, tracking={"every": 2})
+    cooldown = setting("a", "cooldown", trunk="t")
+    tracked |= dict(branch__averages="freeze", trunk="t")
+    assert setting("b", "cooldown", **tracked) == cooldown
+    trunk = setting("c", "constant", tracking={"every": 1})
+    assert trunk != setting("d", "constant", tracking={"every": 2})

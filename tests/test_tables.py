@@ -79,10 +79,14 @@ def test_regrets(everything):
 
 
 def test_without_an_envelope_there_is_no_regret(tmp_path):
-    text = tables.to_text(
-        _compare(folders.write(tmp_path / "t", "constant", folders.TRUNK))
-    )
-    assert re.search(r"^  ema25    2.7500\*  2.1250\*  1.8750\* +-$", text, re.M)
+    found = _compare(folders.write(tmp_path / "t", "constant", folders.TRUNK))
+    text = tables.to_text(found)
+    cells = _cells(tables.to_markdown(found))
+    assert cells[0] == ["schedule", "exit", "1x", "2x", "4x"]
+    assert cells[2] == ["constant", "raw", "3.0000", "2.5000", "2.0000"]
+    assert re.search(r"^  ema25    2.7500\*  2.1250\*  1.8750\*$", text, re.M)
+    assert re.search(r"^  uniform  2.8750   2.6250   2.5000$", text, re.M)
+    assert "worst regret" not in text
     assert "No fixed-horizon run: no envelope, and no regret." in text
     assert "(n of m)" not in text
 
@@ -166,3 +170,21 @@ def test_how_far_merges_are_from_their_horizon_is_told(tmp_path):
     assert note("one", 399) == [said.format("1 step")]
     assert note("three", 397) == [said.format("3 steps")]
     assert note("elsewhere", 300) == []
+
+
+def test_an_average_that_was_added_later_is_explained(tmp_path):
+    def late(text):
+        return [line for line in text.splitlines() if "later on" in line]
+
+    losses = {step: dict(of) for step, of in folders.TRUNK.items()}
+    losses[200]["q"] = losses[400]["p"] = losses[400]["p7"] = 2.0
+    trunk = folders.write(tmp_path / "trunk", "constant", losses)
+    assert late(tables.to_text(_compare(trunk))) == [
+        "p, p7: not at 1x, 2x; tracked from later on.",
+        "q: not at 1x; tracked from later on.",
+    ]
+    other = folders.write(tmp_path / "other", "inverse_sqrt", folders.TRUNK)
+    assert late(tables.to_text(_compare(other))) == []
+    found = _compare(trunk, other)
+    assert "q of constant: not at 1x; tracked" in tables.to_text(found)
+    assert "q of constant: not at 1x; tracked" in tables.to_markdown(found)

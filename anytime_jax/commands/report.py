@@ -2,7 +2,12 @@
 
 Tabulates and plots the exits of the runs in the DIRs beside their envelope, the best
 fixed-horizon run at each horizon. A merge (made with `merge --evaluate`) is an exit of
-its run. Prints the table, and writes FILE.md with the picture beside it, FILE.png.
+its run, and so are a cooldown and the averages that it tracked, but for frozen ones.
+Prints the table, and writes FILE.md with the picture beside it, FILE.png.
+
+Runs that differ only in their seed are one row, with their mean. Two of one seed are
+refused, but for cooldowns that differ only in what they average: their weights are the
+same, and those of the first count.
 """
 
 import pathlib
@@ -25,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
     Raises:
       BadInput: an argument is not allowed, a folder holds no run that has reached a
-        horizon, or two runs cannot be compared.
+        horizon, two runs cannot be compared, or two are of one setting and one seed.
     """
     if {"-h", "--help"} & set(arguments):
         print(f"usage: python -m anytime_jax {__doc__}", end="")

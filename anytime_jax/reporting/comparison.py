@@ -1,11 +1,14 @@
 """Every exit of every trunk beside the envelope of the fixed-horizon runs."""
 
+import collections
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from anytime_jax.reporting import checks
 from anytime_jax.reporting import merges as merges_lib
 from anytime_jax.reporting import runs as runs_lib
 from anytime_jax.reporting.runs import Run
@@ -49,16 +52,18 @@ class Row:
 
     Attributes:
       group: the trunk, or `fixed horizon`.
-      name: `raw`, an average, a merge, a cooldown, or the name of a fixed-horizon
-        schedule.
+      name: `raw`, an average, a merge, a cooldown, an average of a cooldown, or the
+        name of a fixed-horizon schedule.
       losses: by horizon in steps; a horizon without a loss is not in it.
       runs: those that the losses are from.
+      weights: which of their weights: `raw`, or the name of an average.
     """
 
     group: str
     name: str
     losses: Mapping[int, Loss]
     runs: tuple[Run, ...]
+    weights: str = "raw"
 
     @property
     def is_exit(self) -> bool:
@@ -126,10 +131,11 @@ class Comparison:
 def compare(runs: Sequence[Run]) -> Comparison:
     """Puts every exit beside the best fixed-horizon run at each horizon.
 
-    Only losses on the larger set are compared, and of a fixed-horizon run or a branch
-    only that of its raw weights at its end; a merge is an exit of the run that it was
-    made from. Runs that differ only in their seed count
-    as one, with their mean loss.
+    Only losses on the larger set are compared: of a fixed-horizon run that of its raw
+    weights at its end, of a branch those of its raw weights and its own averages there;
+    a merge is an exit of the run that it was made from. Runs that differ only in their
+    seed count as one, with their mean loss; so do the raw weights of branches that
+    differ only in what they average, the first of which counts.
 
     Args:
       runs: of one model on one data set; a run given twice counts once.
@@ -138,17 +144,18 @@ def compare(runs: Sequence[Run]) -> Comparison:
       A `Comparison`.
 
     Raises:
-      ValueError: there is no run, one has not reached a horizon yet, or two cannot be
-        compared.
+      ValueError: there is no run, one has not reached a horizon yet, two cannot be
+        compared, or two are of one setting and one seed.
     """
     runs = list({run.folder: run for run in runs}.values())
     if not runs:
         raise ValueError("runs=[] must hold at least one run")
     names = runs_lib.names(runs)
     for run in runs:
-        if not run.exits:
-            raise ValueError(_not_there_yet(run, names[run]))
-        _check_comparable(runs[0], run, names)
+        checks.check_finished(run, names[run])
+        checks.check_comparable(runs[0], run, names)
+    for one, other in itertools.combinations(runs, 2):
+        checks.check_distinct(one, other, names)
 
     fixed, envelope = _fixed_horizon([run for run in runs if run.role == "fixed"])
     rows = (*_exits(runs, names), *fixed)
@@ -235,32 +242,31 @@ def _exits(runs: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
         for name in dict.fromkeys(name for run in same for name in run.exits):
             rows.append(_pooled(group, name, same, name))
         folders = {run.folder for run in same}
-        rows += _off(group, [one for one in branches if one.trunk in folders])
+        rows += _off(group, [one for one in branches if one.trunk in folders], names)
         sources |= folders
     # The trunk of a branch or a merge need not be among the runs.
     for source in dict.fromkeys(run.trunk for run in branches):
         if source not in sources:
             same = [run for run in branches if run.trunk == source]
-            rows += _off(f"off {source.name}", same)
+            rows += _off(f"off {source.name}", same, names)
     return rows
 
 
-def _off(group: str, runs: Sequence[Run]) -> list[Row]:
+def _off(group: str, runs: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
     """What was made from a trunk's snapshots, merges first."""
     merges = [run for run in runs if run.merge]
-    return _merges(group, merges) + _cooldowns(
-        group, [run for run in runs if not run.merge]
-    )
+    cooldowns = [run for run in runs if not run.merge]
+    return _merges(group, merges, names) + _cooldowns(group, cooldowns, names)
 
 
-def _merges(group: str, merges: Sequence[Run]) -> list[Row]:
+def _merges(group: str, merges: Sequence[Run], names: Mapping[Run, str]) -> list[Row]:
     """One row for every recipe and the share of the run that it is about."""
     kinds: dict[str, list[Run]] = {}
     for run in merges:
         kinds.setdefault(merges_lib.label(run.merge), []).append(run)
     rows = []
     for name, same in kinds.items():
-        if len({(run.trunk, *run.exits["raw"]) for run in same}) == len(same):
+        if not _meet(same):
             rows.append(_pooled(group, name, same, "raw"))
             continue
         # There are several at a horizon: of other snapshots.
@@ -268,21 +274,62 @@ def _merges(group: str, merges: Sequence[Run]) -> list[Row]:
         for run in same:
             detailed = merges_lib.label(run.merge, detailed=True)
             parts.setdefault(detailed, []).append(run)
-        rows += [_pooled(group, one, parts[one], "raw") for one in parts]
+        for one, alike in parts.items():
+            if not _meet(alike):
+                rows.append(_pooled(group, one, alike, "raw"))
+                continue
+            # They differ in what has no place in a label, such as their sources.
+            rows += [
+                _pooled(group, f"{one} ({names[run]})", [run], "raw") for run in alike
+            ]
     return rows
 
 
-def _cooldowns(group: str, branches: Sequence[Run]) -> list[Row]:
-    """One row for every kind of cooldown: share of the run, shape and floor."""
+def _meet(runs: Sequence[Run]) -> bool:
+    """Whether two are off one trunk at one horizon, and so no repetitions."""
+    return len({(run.trunk, *run.exits["raw"]) for run in runs}) < len(runs)
+
+
+def _cooldowns(
+    group: str, branches: Sequence[Run], names: Mapping[Run, str]
+) -> list[Row]:
+    """One row for every kind of cooldown (share, shape, floor), then its averages."""
     kinds: dict[str, list[Run]] = {}
     for run in branches:
         kinds.setdefault(run.setting, []).append(run)
     short = [_cooldown_name(setting, detailed=False) for setting in kinds]
     detailed = len(set(short)) < len(short)
-    return [
-        _pooled(group, _cooldown_name(setting, detailed), same, "raw")
-        for setting, same in kinds.items()
-    ]
+    rows = []
+    for setting, same in kinds.items():
+        name = _cooldown_name(setting, detailed)
+        # The same weights again, if only what is averaged differs.
+        first = {(run.trunk, run.seed, run.total_steps): run for run in reversed(same)}
+        distinct = [run for run in same if run in first.values()]
+        rows.append(_pooled(group, name, distinct, "raw"))
+        rows += _averages(group, name, same, names)
+    return rows
+
+
+def _averages(
+    group: str, cooldown: str, branches: Sequence[Run], names: Mapping[Run, str]
+) -> list[Row]:
+    """One row for every average of a kind of cooldown, told apart where need be."""
+    kinds: dict[tuple[str, str], list[Run]] = {}
+    for run in branches:
+        how = dict(run.tracked)
+        specs = how.pop("averages")
+        for weights in run.exits:
+            if weights != "raw":
+                key = json.dumps([specs.get(weights), how], sort_keys=True)
+                kinds.setdefault((weights, key), []).append(run)
+    count = collections.Counter(weights for weights, _ in kinds)
+    rows = []
+    for (weights, _), same in kinds.items():
+        name = f"{cooldown}, {weights}"
+        if count[weights] > 1:
+            name += f" ({', '.join(names[run] for run in same)})"
+        rows.append(_pooled(group, name, same, weights))
+    return rows
 
 
 def _cooldown_name(setting: str, detailed: bool) -> str:
@@ -303,38 +350,4 @@ def _pooled(group: str, name: str, runs: Sequence[Run], key: str) -> Row:
         for step, loss in run.exits.get(key, {}).items():
             by_step.setdefault(step, []).append(loss)
     losses = {step: _mean(values) for step, values in sorted(by_step.items())}
-    return Row(group, name, losses, tuple(runs))
-
-
-def _check_comparable(one: Run, other: Run, names: Mapping[Run, str]) -> None:
-    """Refuses runs whose losses at a step do not mean the same."""
-    for what, value in _measure(one).items():
-        if _measure(other)[what] != value:
-            raise ValueError(
-                f"{names[one]} and {names[other]} cannot be compared: {what} is "
-                f"{value!r} in the first and {_measure(other)[what]!r} in the second"
-            )
-
-
-def _measure(run: Run) -> dict[str, Any]:
-    """What must be the same for two losses to be comparable."""
-    resolved, evaluation = run.config["resolved"], run.config["evaluation"]
-    return {
-        "resolved.parameters": resolved["parameters"],
-        "resolved.tokens_per_step": resolved["tokens_per_step"],
-        "resolved.data.validation": resolved["data"]["validation"],
-        "sequence_length": run.config["sequence_length"],
-        "evaluation.batch_size": evaluation["batch_size"],
-        "evaluation.horizon_batches": evaluation["horizon_batches"],
-    }
-
-
-def _not_there_yet(run: Run, name: str) -> str:
-    if run.merge:
-        return f"{name} is a merge without a loss: make it with --evaluate"
-    horizons = run.config["resolved"]["horizons"]
-    horizon = min(horizons) if run.role == "trunk" else run.total_steps
-    return (
-        f"{name} has not reached a horizon yet: the first is step {horizon}, and its "
-        f"last record is of step {run.last_step}"
-    )
+    return Row(group, name, losses, tuple(runs), key)

@@ -1,14 +1,22 @@
 """Every exit as a dot: a line for each exit, a panel for each horizon."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anytime_jax.reporting import looks
-from anytime_jax.reporting.comparison import Comparison, Row
+from anytime_jax.reporting.comparison import FIXED_HORIZON, Comparison, Row
 
 _ROW, _TOP, _BOTTOM = 0.185, 0.7, 0.55  # inches
 _WIDTH, _LETTER, _MARGIN = 32 / 3, 0.073, 0.18
 _MERGE, _SYNTHESIS, _NOTHING = "#009E73", "#AA4499", "#8A8A8A"
+_COLORS = {
+    "weights": looks.RAW,
+    "tracked average": looks.TRUNKS[0][0],
+    "merge of snapshots": _MERGE,
+    "synthesis": _SYNTHESIS,
+    "cooldown": looks.TRUNKS[0][1],
+    FIXED_HORIZON: looks.FIXED,
+}
 
 
 def height(comparison: Comparison) -> float:
@@ -65,6 +73,30 @@ def draw(figure, comparison: Comparison, lines: Mapping[Row, Sequence[float]]) -
         fontsize=11,
         fontweight="bold",
     )
+    _legend(figure, lines, (right, 1 - 0.16 / high))
+
+
+def _legend(figure, rows: Iterable[Row], corner: tuple[float, float]) -> None:
+    """What the colours are, on the line of the title."""
+    from matplotlib import lines
+
+    kinds = {_kind(row): _color(row) for row in rows}
+    style = dict(marker="o", markersize=5.5, linestyle="none")
+    figure.legend(
+        handles=[
+            lines.Line2D([], [], color=color, label=kind, **style)
+            for kind, color in kinds.items()
+        ],
+        loc="upper right",
+        bbox_to_anchor=corner,
+        ncols=len(kinds),
+        fontsize=looks.FONT,
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handletextpad=0.1,
+    )
 
 
 def _panel(
@@ -120,18 +152,23 @@ def _scale(lines: Mapping[Row, Sequence[float]]) -> tuple[float, float]:
     return looks.limits([0.0, *(x for x in values if x <= top)])
 
 
-def _color(row: Row) -> str:
-    average, cooldown = looks.TRUNKS[0]
+def _kind(row: Row) -> str:
     if not row.is_exit:
-        return looks.FIXED
+        return FIXED_HORIZON
     if row.role == "merge":
-        return _SYNTHESIS if row.name.startswith("synth") else _MERGE
+        return "synthesis" if row.name.startswith("synth") else "merge of snapshots"
     if row.role == "branch":
-        return cooldown
-    return looks.RAW if row.name == "raw" else average
+        return "cooldown"
+    return "weights" if row.weights == "raw" else "tracked average"
+
+
+def _color(row: Row) -> str:
+    return _COLORS[_kind(row)]
 
 
 def _marker(row: Row) -> str:
+    if row.role == "branch" and row.weights != "raw":
+        return "d"
     if row.role == "merge":
         kind = row.runs[0].merge["recipe"]["name"]
         return {"window": "s", "synthesize": "P"}.get(kind, "^")

@@ -14,6 +14,10 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#AA4499", "#94877A")
 _GRID = "#E6E6E6"
 _BINS = 100
 _LEVELS = (0.9, 0.5, 0.1)
+_NOTE = (
+    "initial: the share of the weights it started from; decay 0.9: the share of the "
+    "run at which the learning-rate decay that it imitates falls below 0.9."
+)
 
 
 def to_text(kernels: Mapping[str, np.ndarray]) -> str:
@@ -26,7 +30,7 @@ def to_text(kernels: Mapping[str, np.ndarray]) -> str:
       A line for each: the step; the mean age and the number of effective samples, with
       their share of the step; the share of the initial weights; and the updates at
       which the decay that it imitates falls below 0.9, 0.5 and 0.1, as a share of the
-      step.
+      step. Below them, what the last columns are.
     """
     width = max(len("average"), *map(len, kernels))
     falls = "".join(f"{f'decay {level}':>11}" for level in _LEVELS)
@@ -43,14 +47,15 @@ def to_text(kernels: Mapping[str, np.ndarray]) -> str:
             f"{name:<{width}}{step:>10,}{age:>12,.1f} {age / step:>7.2%}"
             f"{samples:>14,.1f} {samples / step:>7.2%}{initial:>10.2%}{falls}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _NOTE])
 
 
 def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Draws the kernels, and the learning-rate decays that they imitate.
 
-    On the left the share of the result that comes from each hundredth of the run, on
-    the right the multiplier with which each update counts.
+    On the left the share of the result that comes from each so many updates, as few as
+    leave at most a hundred bins; on the right the multiplier with which each update
+    counts.
 
     Args:
       kernels: by name, the coefficients of theta_0 ... theta_step.
@@ -61,7 +66,7 @@ def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     drawing = figure.Figure(figsize=(32 / 3, 13 / 3), dpi=150, layout="constrained")
     left, right = drawing.subplots(1, 2)
     last = max(len(kernel_T1) for kernel_T1 in kernels.values()) - 1
-    edges = np.linspace(0.5, last + 0.5, min(_BINS, last) + 1)
+    edges, width = _bins(last)
     for index, (name, kernel_T1) in enumerate(kernels.items()):
         color = _COLORS[index % len(_COLORS)]
         dashes = "-" if index < len(_COLORS) else "--"
@@ -69,11 +74,13 @@ def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
         steps = np.arange(len(kernel_T1))
         # The initial weights count with the first updates.
         shares, _ = np.histogram(np.maximum(steps, 1), edges, weights=kernel_T1)
+        shares *= width / np.diff(edges)
         left.stairs(shares, edges, baseline=None, **line)
         decay_T = kernels_of.tail_sums(kernel_T1)
         right.plot(steps, np.append(decay_T, 0.0), drawstyle="steps-post", **line)
+    each = "update" if width == 1 else f"{width} updates"
     for axes, title, label in (
-        (left, "What it remembers", f"share of each 1/{len(edges) - 1} of the run"),
+        (left, "What it remembers", f"share of each {each}"),
         (right, "The decay it imitates", "learning-rate multiplier"),
     ):
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
@@ -85,6 +92,13 @@ def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=9, frameon=False, loc="upper left")
     drawing.savefig(path)
+
+
+def _bins(last: int) -> tuple[np.ndarray, int]:
+    """The edges of bins of equal width in updates; the first may be narrower."""
+    width = -(-last // _BINS)
+    edges = np.arange(last, 0, -width)[::-1] + 0.5
+    return np.append(0.5, edges), width
 
 
 def _fall(decay_T: np.ndarray, level: float) -> float:

@@ -22,7 +22,7 @@ def label(origin: Mapping[str, Any], *, detailed: bool = False) -> str:
       'from_decay 1-sqrt, last 20%'
     """
     recipe, span = origin["recipe"], origin["span"]
-    share = f"{round(100 * span / origin['step'])}%" if span else ""
+    share = percent(span, origin["step"]) if span else ""
     if recipe["name"] == "window":
         return f"window {share}"
     words = [recipe["name"]]
@@ -40,6 +40,32 @@ def label(origin: Mapping[str, Any], *, detailed: bool = False) -> str:
         every = min(later - step for step, later in itertools.pairwise(steps))
         text += f", every {every}"
     return text
+
+
+def percent(span: int, step: int) -> str:
+    """Returns a share of a run, the same for spans that differ only by rounding.
+
+    The share itself if it is a multiple of a half percent; or else the multiple of 5,
+    2.5, 1 or a half percent, whichever comes first, that is no further from it than a
+    step or a quarter percent.
+
+    Args:
+      span: updates, at least 1.
+      step: those of the whole run.
+
+    Example:
+      >>> percent(97, 484), percent(3, 8), percent(61, 484), percent(13, 100)
+      ('20%', '37.5%', '12.5%', '13%')
+    """
+    share = 100 * span / step
+    if 200 * span % step == 0:
+        return f"{share:g}%"
+    room = max(100 / step, 0.25)
+    for unit in (5, 2.5, 1, 0.5):
+        near = unit * round(share / unit)
+        if near and abs(near - share) <= room:
+            return f"{near:g}%"
+    return f"{share:.2g}%"
 
 
 def contents(origin: Mapping[str, Any]) -> str:

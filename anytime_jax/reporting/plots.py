@@ -42,6 +42,8 @@ def draw(comparison: Comparison, path: str | os.PathLike) -> None:
     exit at the same horizon, and without an exit or a second fixed-horizon schedule it
     is left out.
 
+    Averages of cooldowns are only among the dots of a picture with merges.
+
     With merges the curves, with the snapshots along their axis, are above the regrets,
     and these are a dot for each exit in a panel for each horizon.
 
@@ -85,7 +87,7 @@ def _styles(comparison: Comparison) -> dict[Row, _Style]:
     groups = list(dict.fromkeys(row.group for row in exits))
     styles = {}
     for number, group in enumerate(groups):
-        rows = [row for row in exits if row.group == group and row.role != "merge"]
+        rows = [row for row in exits if row.group == group and _has_line(row)]
         average, cooldown = looks.TRUNKS[number % len(looks.TRUNKS)]
         # After three trunks the colours come again, each with other dashes.
         turn = (number + number // len(looks.TRUNKS)) % len(_DASHES)
@@ -113,6 +115,11 @@ def _styles(comparison: Comparison) -> dict[Row, _Style]:
     for row, dashes in zip(fixed, (*_DASHES, *"-" * len(fixed)), strict=False):
         styles[row] = _Style(row.name, looks.FIXED, 0.8, dashes)
     return styles
+
+
+def _has_line(row: Row) -> bool:
+    """Neither a merge nor an average of a cooldown."""
+    return row.role == "trunk" or (row.role == "branch" and row.weights == "raw")
 
 
 def _chosen(comparison: Comparison, averages: Sequence[Row]) -> Row | None:

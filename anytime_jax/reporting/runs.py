@@ -31,6 +31,8 @@ _NOT_IN_SETTING = (
     "snapshots",
 )
 
+_TRACKED = ("averages", "tracking")
+
 _NEEDED = (
     "averages",
     "branch.step",
@@ -135,22 +137,44 @@ class Run:
 
         A trunk gives all its weights at all horizons; a merge its weights at the
         horizon that it is for, which may be up to a hundredth after its last snapshot;
-        every other run gives its raw weights at its end, and nothing before.
+        every other run gives its raw weights at its end, and nothing before; and a
+        branch its averages there too, unless they are frozen: those are the trunk's.
         """
         if self.role == "trunk":
             names = sorted(self.losses, key=self._memory)
             return {name: dict(self.losses[name]) for name in names}
         if self.merge:
             end = {self._horizon(k): v for k, v in self._raw().items()}
-        else:
-            end = {k: v for k, v in self._raw().items() if k == self.total_steps}
-        return {"raw": end} if end else {}
+            return {"raw": end} if end else {}
+        step = self.total_steps
+        if step not in self._raw():
+            return {}
+        names = ["raw"]
+        if self.role == "branch" and self.averages_kind != "freeze":
+            names = sorted(self.losses, key=self._memory)
+        ends = {name: self.losses[name] for name in names}
+        return {name: {step: end[step]} for name, end in ends.items() if step in end}
+
+    @property
+    def averages_kind(self) -> str:
+        """What a branch does with its trunk's averages; "restart" in older runs."""
+        return self.config["branch"].get("averages", "restart")
+
+    @property
+    def tracked(self) -> dict[str, Any]:
+        """What the run was given that leaves its raw weights as they are."""
+        given = {key: self.config.get(key) for key in _TRACKED}
+        return given | {"branch.averages": self.averages_kind}
 
     @functools.cached_property
     def setting(self) -> str:
-        """What the run was given, but for its seed and length, as a key to group by."""
+        """What the run was given, but for its seed and length, as a key to group by.
+
+        What a branch or a merge tracks is not in it either: its weights are the same.
+        """
         kept = {k: v for k, v in self.config.items() if k not in _NOT_IN_SETTING}
         if self.trunk:
+            kept = {k: v for k, v in kept.items() if k not in _TRACKED}
             # A cooldown is the same at another horizon if it takes the same share.
             share = self.total_steps - self.config["branch"]["step"]
             percent = round(100 * share / self.total_steps)

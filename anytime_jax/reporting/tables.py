@@ -15,14 +15,17 @@ def to_text(comparison: Comparison) -> str:
 
     Returns:
       One line for each row, and what was measured below them; the best exit at a
-      horizon is marked with a star, and what is missing is `-`.
+      horizon is marked with a star, and what is missing is `-`. Without an envelope
+      there are no regrets.
     """
     header, body = _losses(comparison, lambda text, best: text + " *"[best])
     cells = [["", *header[2:]], *([f"  {row[1]}", *row[2:]] for row in body)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     head, *lines = (
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, losses, widths[1:])])
-        + missed
+        (
+            "  ".join([first.ljust(widths[0]), *map(str.rjust, losses, widths[1:])])
+            + missed
+        ).rstrip()
         for first, *losses, missed in cells
     )
     grouped = [head]
@@ -35,6 +38,8 @@ def to_text(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """Returns losses and worst regrets as a Markdown table, and what they are.
+
+    Without an envelope there are no regrets.
 
     Args:
       comparison: from `compare`.
@@ -143,7 +148,8 @@ def _losses(
 ) -> tuple[list[str], list[list[str]]]:
     """The header and rows of the table of losses; last in a row is what it misses."""
     horizons = (mark(name, False) for name in comparison.horizons.values())
-    header = ["schedule", "exit", *horizons, "worst regret", ""]
+    of = len(comparison.envelope)
+    header = ["schedule", "exit", *horizons, *(["worst regret"] if of else []), ""]
     count = len(_repetitions(comparison)) > 1
     body = []
     for row in comparison.rows:
@@ -151,10 +157,10 @@ def _losses(
             mark(_loss(row.losses.get(step), count), comparison.best(step) is row)
             for step in comparison.horizons
         )
-        has, of = len(comparison.regrets(row)), len(comparison.envelope)
+        has = len(comparison.regrets(row))
         missed = f" ({has} of {of})" if 0 < has < of else ""
-        worst = signed(comparison.worst_regret(row))
-        body.append([row.group, row.name, *cells, worst, missed])
+        worst = [signed(comparison.worst_regret(row))] if of else []
+        body.append([row.group, row.name, *cells, *worst, missed])
     return header, body
 
 
@@ -175,6 +181,25 @@ def _before_horizon(comparison: Comparison) -> int:
     """How far the newest snapshot of a merge is from its horizon, at most."""
     merges = [run for run in comparison.names if run.merge]
     return max((max(run.exits["raw"]) - run.merge["step"] for run in merges), default=0)
+
+
+def _late(comparison: Comparison) -> list[str]:
+    """Of every trunk, the averages that its first horizons lack, and those horizons."""
+    several = len({row.group for row in comparison.rows if row.role == "trunk"}) > 1
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in comparison.rows:
+        if row.role != "trunk":
+            continue
+        reached = {step for run in row.runs for step in run.exits.get("raw", ())}
+        missed = sorted(step for step in reached if step < min(row.losses))
+        if missed:
+            name = f"{row.name} of {row.group}" if several else row.name
+            at = tuple(comparison.horizons[step] for step in missed)
+            found.setdefault(at, []).append(name)
+    return [
+        f"{', '.join(rows)}: not at {', '.join(at)}; tracked from later on."
+        for at, rows in found.items()
+    ]
 
 
 def _runs(comparison: Comparison, step: int) -> str:
@@ -202,6 +227,7 @@ def _notes(comparison: Comparison, mark: str) -> list[str]:
     missed = [len(envelope) - len(comparison.regrets(row)) for row in comparison.rows]
     if any(0 < one < len(envelope) for one in missed):
         notes.append("(n of m): worst of n regrets; at the others there is no loss.")
+    notes += _late(comparison)
     if early := _before_horizon(comparison):
         notes.append(
             f"Merges are of snapshots up to {early} step{'s' if early > 1 else ''} "
