@@ -220,6 +220,18 @@ def test_merge_tells_how_good_a_synthesis_is(workdir, tmp_path, capsys):
             "--steps and --latest exclude each other",
         ),
         (
+            ["RUN", "--recipe=window:start=4,stop=8", "--out=OUT", "--latest=2"],
+            "steps=8, 12 are not for window, which has a start and a stop",
+        ),
+        (
+            ["RUN", "--recipe=window:start=4,stop=8", "--out=OUT", "--average=ema25"],
+            "average='ema25' is not for window, which takes the averages it needs",
+        ),
+        (
+            ["RUN", "--recipe=uniform:alpha=3", "--out=OUT"],
+            "of uniform; known are none",
+        ),
+        (
             ["RUN", "--recipe=uniform", "--out=OUT", "--latest=9"],
             "latest=9 must be at most 3, which is what there is of",
         ),

@@ -378,3 +378,24 @@ def test_bad_input_is_named(call, message):
 def test_given_coefficients_may_be_negative_and_round():
     np.testing.assert_array_equal(merging.given([-9, 10], 2), [-9.0, 10.0])
     merging.given([0.333333, 0.333333, 0.333334], 3)
+
+
+def test_a_window_ends_at_ticks():
+    """The means at updates 5 and 11 are those of updates 4 and 8."""
+    np.testing.assert_allclose(merging.window(5, 11, every=4), [-1, 2])
+    with pytest.raises(ValueError, match=r"stop=7 must be above start=6 by a tick of"):
+        merging.window(6, 7, every=4)
+
+
+def test_a_window_in_tokens():
+    # Four updates of 8 tokens, then of 16: 32 and 64 tokens.
+    tokens = [(4, 8), (100, 16)]
+    np.testing.assert_allclose(merging.window(4, 6, tokens=tokens), [-1, 2])
+
+
+def test_trees_in_the_memory_of_the_host_are_merged_on_the_devices():
+    host = jax.memory.Space.Host
+    trees = [jax.device_put(dict(w=jnp.full(3, x)), host) for x in (1.0, 3.0)]
+    merged = merging.merge(trees, [0.25, 0.75])["w"]
+    np.testing.assert_array_equal(merged, 2.5)
+    assert merged.sharding.memory_kind == "device"
