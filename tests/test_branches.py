@@ -214,6 +214,13 @@ def test_what_cannot_be_taken_over(trunk, overrides, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_choice_of_a_branch_that_has_started_stays(trunk, runs):
+    for before, now in (("restart", "freeze"), ("freeze", "continue")):
+        config = branch(trunk, branch__averages=now)
+        with pytest.raises(ValueError, match=f"averages='{now}' differs .* '{before}'"):
+            training.prepare(config, runs[before])
+
+
 def test_own_averages_stand_beside_those_taken_over(trunk):
     config = branch(
         trunk, branch__averages="continue", averages={"new": {"name": "uniform"}}

@@ -99,8 +99,10 @@ def with_averages(
     if not source or choice == "restart":
         return config
     before = config_file.read_if_there(workdir)
-    trunk = before["branch"]["trunk"] if before else _trunk(config)
-    averages = (before or config_file.read(source))["averages"]
+    if before and "trunk" in before["branch"]:
+        trunk, averages = before["branch"]["trunk"], before["averages"]
+    else:
+        trunk, averages = _trunk(config), config_file.read(source)["averages"]
     taken, own = {n: averages[n] for n in trunk["averages"]}, config.averages.to_dict()
     for name in own.keys() & taken.keys():
         if own[name] != taken[name]:
