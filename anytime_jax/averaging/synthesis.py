@@ -132,11 +132,12 @@ def synthesize(
         if _ROUNDING * found.rounding <= limit:
             break
     if not found.error <= limit:
+        kernel = not isinstance(target, Stored)
+        named = "kernel" if kernel else f"{target.average} at step {target.step}"
         raise ValueError(
-            f"target={target if isinstance(target, Stored) else 'kernel'} is "
-            f"approached with a relative error of {found.error:.3g}, above "
-            f"limit={limit!r}; more snapshots or averages, or a target between them, "
-            "have less"
+            f"target={named} is approached with a relative error of {found.error:.3g}, "
+            f"above limit={limit!r}; more snapshots or averages, or a target between "
+            "them, have less"
         )
     if not _ROUNDING * found.rounding <= limit:
         raise ValueError(
