@@ -51,8 +51,8 @@ __all__ = [
 
 Tree = Any
 
-# Snapshots being read while one is summed; with two, more than three copies are held.
-_AHEAD = 1
+# Snapshots being read while one is summed: a leaf is read by one thread.
+_AHEAD = 2
 
 # Relative to the largest, a coefficient that is left over from rounding.
 _NEGLIGIBLE = 1e-12
@@ -158,7 +158,6 @@ def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
         for index, leaf in zip(group, parts, strict=True):
             merged[index] = leaf
         del parts, leaf
-        _trim()
     return structure.unflatten(merged)
 
 
@@ -297,4 +296,5 @@ def _read(one: tuple, like: Tree, group: Sequence[int]) -> list[jax.Array]:
     wanted = [leaf if i in group else ... for i, leaf in enumerate(leaves)]
     part = snapshots.restore_part(*one, structure.unflatten(wanted))
     gc.collect(1)  # What Orbax has read is also in cycles of references.
+    _trim()
     return [leaf for leaf in jax.tree.leaves(part) if leaf is not ...]
