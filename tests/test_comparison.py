@@ -276,14 +276,6 @@ def test_merges_of_other_snapshots_at_one_horizon_are_other_exits(tmp_path):
     }
 
 
-def test_a_merge_that_was_not_evaluated_is_refused(tmp_path):
-    folder = folders.write_merge(
-        tmp_path / "merge", tmp_path / "trunk", dict(name="uniform"), None
-    )
-    with pytest.raises(ValueError, match="merge is a merge without a loss: make it wi"):
-        _compare(folder)
-
-
 @pytest.mark.parametrize(
     ("tokens_per_step", "non_embedding", "step", "name"),
     [
@@ -310,36 +302,6 @@ def test_horizons_are_named_as_multiples_if_they_are(
         resolved__parameters={"non_embedding": non_embedding},
     )
     assert _compare(folder).horizons == {step: name}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(resolved__tokens_per_step=50), "resolved.tokens_per_step is 100 in"),
-        (dict(evaluation__horizon_batches=2), "evaluation.horizon_batches is 4 in"),
-        (dict(resolved__data={"validation": 1}), "resolved.data.validation is {'sha"),
-        (dict(resolved__parameters={"non_embedding": 1}), "resolved.parameters is {"),
-    ],
-)
-def test_runs_that_measure_something_else_are_refused(tmp_path, changes, message):
-    one = folders.write(tmp_path / "one", "constant", folders.TRUNK)
-    two = folders.write(tmp_path / "two", "cosine", {100: {"raw": 2.0}}, **changes)
-    with pytest.raises(ValueError, match="one and two cannot be compared: ") as error:
-        _compare(one, two)
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "losses", "message"),
-    [
-        ("constant", {}, "horizon yet: the first is step 100, and its last record is"),
-        ("cosine", {100: {"raw": 2.0}}, "the first is step 400, and its last record"),
-    ],
-)
-def test_a_run_on_its_way_is_refused(tmp_path, schedule, losses, message):
-    folder = folders.write(tmp_path / "run", schedule, losses, total_steps=400)
-    with pytest.raises(ValueError, match=f"run has not reached a .*{message}"):
-        _compare(folder)
 
 
 def test_nothing_cannot_be_compared():
@@ -408,43 +370,6 @@ def test_seeds_of_an_average_of_a_cooldown_are_one_row(tmp_path):
     losses = {row.name: row.losses for row in _compare(*names).rows}
     assert losses["cooldown 20%"] == {100: Loss(3.75, 0.25, 2)}
     assert losses["cooldown 20%, ema25"] == {100: Loss(1.75, 0.25, 2)}
-
-
-@pytest.mark.parametrize(
-    ("schedule", "changes", "others"),
-    [
-        ("constant", {}, {}),
-        ("cosine", {}, {}),
-        ("cooldown", dict(trunk="t"), {}),
-        # The names say the same share, and the weights are not the same.
-        (
-            "cooldown",
-            dict(trunk="t"),
-            dict(branch__step=319, averages={"a": {"name": "uniform"}}),
-        ),
-        ("constant", {}, dict(mesh={"data": 2})),
-    ],
-)
-def test_two_runs_of_one_setting_and_seed_are_refused(
-    tmp_path, schedule, changes, others
-):
-    losses = {400: {"raw": 2.0}}
-    one = folders.write(tmp_path / "one", schedule, losses, **changes)
-    two = folders.write(tmp_path / "two", schedule, losses, **changes | others)
-    with pytest.raises(ValueError, match="one and two are both runs of one s") as error:
-        _compare(one, two)
-    assert "seed=0: give one of them, or other seeds" in str(error.value)
-    assert "\n" not in str(error.value)
-    other = folders.write(
-        tmp_path / "three", schedule, losses, seed=1, **changes | others
-    )
-    assert _compare(one, other).rows[0].losses[400].count == 2
-
-
-def test_runs_of_one_seed_that_never_meet_are_not_refused(tmp_path):
-    one = folders.write(tmp_path / "one", "constant", {100: {"raw": 2.0}})
-    two = folders.write(tmp_path / "two", "constant", {200: {"raw": 1.0}})
-    assert _means(_compare(one, two).rows[0]) == {100: 2.0, 200: 1.0}
 
 
 def test_merges_that_no_label_tells_apart_are_told_apart_by_folder(tmp_path):
