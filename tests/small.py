@@ -2,8 +2,10 @@
 
 import jax
 import ml_collections
+import numpy as np
 
 from anytime_jax import models
+from anytime_jax.training import snapshots
 from configs import tiny
 
 STEPS = 12
@@ -30,6 +32,14 @@ def config(variant: str = "constant", **overrides) -> ml_collections.ConfigDict:
             node = node[parent]
         node[last] = value
     return made.lock()
+
+
+def stored_weights(workdir, step: int, name: str) -> np.ndarray:
+    """Returns all numbers of one set of weights in a snapshot, in one row."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = snapshots.weights_like(workdir, step, name, place)
+    restored = jax.device_get(snapshots.restore_weights(workdir, step, name, like))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(restored)])
 
 
 def bigram(vocab_size: int = 16, width: int = 8) -> models.Model:

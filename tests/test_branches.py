@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,17 +16,11 @@ from anytime_jax.training import (
     stored,
 )
 from tests import small
+from tests.small import stored_weights as weights
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 START, STEPS = 4, 3  # of the branch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Runs here compile the same steps; once is enough."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +56,6 @@ def runs(trunk, tmp_path_factory):
         config = branch(trunk, branch__averages=choice, averages=averages)
         training.train(config, folders[choice])
     return folders
-
-
-def weights(workdir, step, name):
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = snapshots.weights_like(workdir, step, name, place)
-    restored = jax.device_get(snapshots.restore_weights(workdir, step, name, like))
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(restored)])
 
 
 def kernel_applied(average, trajectory):

@@ -14,6 +14,8 @@ from anytime_jax import schedules, training
 from anytime_jax.training import loop, metrics, snapshots
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 
 class Interrupting(metrics.Writer):
     """A writer that calls a function instead of writing at one step."""
@@ -73,15 +75,6 @@ def listing(workdir):
         for path in sorted(pathlib.Path(workdir).rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """All runs here compile the same steps; once is enough."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")

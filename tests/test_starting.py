@@ -2,7 +2,6 @@
 
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,18 +15,12 @@ from anytime_jax.training import (
     stored,
 )
 from tests import small
+from tests.small import stored_weights as weights
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 STEPS = 6
 MEAN = dict(uniform=dict(name="uniform"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Runs here compile the same steps; once is enough."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jit")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 def config(**overrides):
@@ -45,13 +38,6 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     training.train(config(), workdir)
     return workdir
-
-
-def weights(workdir, step, name):
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = snapshots.weights_like(workdir, step, name, place)
-    restored = jax.device_get(snapshots.restore_weights(workdir, step, name, like))
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(restored)])
 
 
 def interrupted(finished, workdir, step):

@@ -187,11 +187,22 @@ def shares(
     """
     times_T1 = times(tokens, int(stops[-1]) if len(stops) else 0)
     begins, ends = times_T1[stops - every], times_T1[stops]
-    if isinstance(average, weights.Average) and average.share is not None:
-        return np.asarray(average.mass(begins, ends), np.float64)
+    if isinstance(average, weights.Average):
+        if average.share is not None:
+            return np.asarray(average.mass(begins, ends), np.float64)
+        if isinstance(tokens, int) and tokens == 1:
+            return _products(average, begins, every)
     intervals = zip(begins.tolist(), ends.tolist(), strict=True)
     product = [weights.mass(average, begin, end) for begin, end in intervals]
     return np.asarray(product, np.float64)
+
+
+def _products(average: weights.Average, begins: np.ndarray, every: int) -> np.ndarray:
+    """The share from its definition, for all intervals of `every` updates at once."""
+    share = np.zeros(len(begins))
+    for update in range(1, every + 1):
+        share += (1.0 - share) * average(begins + update)
+    return share
 
 
 def per_update(

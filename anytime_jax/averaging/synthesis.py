@@ -193,29 +193,9 @@ def _shares(one: Stored, last: int) -> np.ndarray:
     shares = np.zeros(last + 1)
     shares[one.start] = 1.0
     stops = np.arange(one.every, last - one.start + 1, one.every)
-    shares[one.start + stops] = (
-        _products(one.average, len(stops), one.every)
-        if _is_product(one)
-        else kernels.shares(
-            one.average, stops, one.every, kernels.per_update(one.tokens, last)
-        )
-    )
+    tokens = kernels.per_update(one.tokens, last)
+    shares[one.start + stops] = kernels.shares(one.average, stops, one.every, tokens)
     return shares
-
-
-def _is_product(one: Stored) -> bool:
-    """Whether it has no closed form, in time that counts updates."""
-    by_updates = isinstance(one.tokens, int) and one.tokens == 1
-    average = one.average
-    return isinstance(average, weights.Average) and average.share is None and by_updates
-
-
-def _products(average: weights.Average, ticks: int, every: int) -> np.ndarray:
-    """`kernels.shares` of an average without a closed form, for all ticks at once."""
-    share = np.zeros(ticks)
-    for weight in average(np.arange(1, ticks * every + 1)).reshape(ticks, every).T:
-        share += (1.0 - share) * weight
-    return share
 
 
 def _profile(shares: np.ndarray) -> tuple[np.ndarray, float]:
