@@ -1,0 +1,115 @@
+"""What a run of SGD is told: rates, batch sizes, mixing weights, when to record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from anytime_jax.averaging import kernels
+from anytime_jax.theory import values
+
+Schedule = Callable[[int], float]
+
+
+class PerUpdate(NamedTuple):
+    """What each of T updates is made with, float64, for K averages."""
+
+    rate_T: np.ndarray
+    inverse_batch_T: np.ndarray
+    weight_TxK: np.ndarray
+
+
+def per_update(
+    schedule: Schedule | float | ArrayLike,
+    averages: Mapping[str, Callable],
+    steps: int,
+    batch_size: float | Callable[[int], float],
+) -> PerUpdate:
+    """Returns the rate, 1 / batch size and mixing weights of every update.
+
+    Args:
+      schedule: a callable from count to rate, a number, or the rates.
+      averages: names to averages.
+      steps: how many updates.
+      batch_size: a number >= 1, infinity included, or a callable from count to it.
+
+    Returns:
+      A `PerUpdate`.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+    rate_T = values.rates(schedule, steps)
+    inverse_T = np.empty(steps)
+    inverse_T[:] = 1 / _batch_sizes(batch_size, steps)
+    if "raw" in averages:
+        raise ValueError("averages: the name 'raw' is that of the weights themselves")
+    weight_TxK = np.zeros((steps, len(averages)))
+    for index, (name, average) in enumerate(averages.items()):
+        weight_TxK[:, index] = _mixing_weights(name, average, steps)
+    return PerUpdate(rate_T, inverse_T, weight_TxK)
+
+
+def records(record: Sequence[int] | None, steps: int) -> np.ndarray:
+    """Returns the recorded numbers of updates, by default the last one alone.
+
+    Args:
+      record: numbers of updates.
+      steps: the largest allowed.
+
+    Raises:
+      ValueError: there are none, or they are not integers from 0 to `steps`.
+    """
+    if record is None:
+        return np.array([steps])
+    found = np.asarray(record)
+    if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"record={record!r} must be numbers of updates, integers, at least one"
+        )
+    for updates in found[(found < 0) | (found > steps)][:1]:
+        raise ValueError(f"record: {updates} must be from 0 to steps={steps}")
+    return found
+
+
+def multipliers(rates: Sequence[float]) -> np.ndarray:
+    """Returns the multipliers of a schedule.
+
+    Args:
+      rates: numbers.
+
+    Raises:
+      ValueError: there are none, or one is negative or not finite.
+    """
+    found = np.asarray(rates, np.float64)
+    if found.ndim != 1 or not len(found):
+        raise ValueError(f"rates={rates!r} must be multipliers, at least one")
+    for rate in found[~(np.isfinite(found) & (found >= 0))][:1]:
+        raise ValueError(f"rates: {rate} must be finite and >= 0")
+    return found
+
+
+def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
+    if callable(batch_size):
+        sizes, where = values.called(batch_size, steps), " at count {}"
+    else:
+        sizes, where = np.full(steps, batch_size, np.float64), ""
+    for t in np.flatnonzero(~(sizes >= 1))[:1]:
+        raise ValueError(f"batch_size={sizes[t]:g}{where.format(t)} must be >= 1")
+    return sizes
+
+
+def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
+    if not callable(average):
+        raise ValueError(
+            f"averages[{name!r}]={average!r} must be an average, or a callable from "
+            "update to mixing weight"
+        )
+    weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
+    for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
+        raise ValueError(
+            f"averages[{name!r}]: its weight at update {t + 1}, {weight_T[t]}, must be "
+            "in [0, 1]"
+        )
+    return weight_T

@@ -1,0 +1,131 @@
+"""What every theory starts from: the rate of each update, and exact running sums."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from anytime_jax.averaging import weights
+
+Rates = optax.Schedule | float | Sequence[float] | np.ndarray | jax.Array
+
+
+def rates(schedule: Rates, steps: int, name: str = "schedule") -> np.ndarray:
+    """Returns the rate of each of the first `steps` updates.
+
+    Args:
+      schedule: `schedule(0)` ... `schedule(steps - 1)` if it is a callable, be it for
+        JAX or for Python's integers only; the same rate for all if it is a number; or a
+        one-dimensional array of `steps` rates.
+      steps: updates, >= 1.
+      name: what an error calls the schedule.
+
+    Returns:
+      float64 [steps]. A callable is evaluated in float64, for all counts at once where
+      that gives what one call a count gives.
+
+    Raises:
+      ValueError: `steps` is not an integer >= 1, there are not `steps` rates, or one of
+        them is negative or not finite: the message names the first.
+
+    Example:
+      >>> rates(lambda t: 0.5 if t < 2 else 0.25, 4)
+      array([0.5 , 0.5 , 0.25, 0.25])
+      >>> rates(0.5, 2)
+      array([0.5, 0.5])
+    """
+    weights.require_count("steps", steps, least=1)
+    rates_T = called(schedule, steps) if callable(schedule) else _array(schedule, name)
+    if not callable(schedule) and rates_T.ndim == 0:
+        rates_T = np.full(steps, rates_T)
+    if rates_T.shape != (steps,):
+        raise ValueError(
+            f"{name} of shape {rates_T.shape} must have one rate for each of "
+            f"steps={steps} updates"
+        )
+    require(rates_T, name, "a finite rate, at least 0", rates_T >= 0)
+    return rates_T
+
+
+def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray):
+    """Refuses values that are not finite or not accepted; names the first of them.
+
+    Args:
+      values_T: one value an update.
+      name: what the error calls them; the update is given as its count, from 0.
+      allowed: what they must be.
+      accepted: bool [steps].
+    """
+    for i in np.flatnonzero(~(np.isfinite(values_T) & accepted))[:1]:
+        raise ValueError(f"{name}({i})={float(values_T[i])} must be {allowed}")
+
+
+def running_sums(values_T: np.ndarray) -> np.ndarray:
+    """Returns the cumulative sums, with an error that hardly grows with their number.
+
+    One after the other, a million equal numbers lose six digits: every rounding goes
+    the same way. Here sums of about sqrt(T) numbers are summed.
+
+    Args:
+      values_T: numbers; -inf is allowed.
+
+    Returns:
+      float64 [T].
+
+    Example:
+      >>> running_sums(np.array([1.0, 2.0, 4.0]))
+      array([1., 3., 7.])
+    """
+    count = len(values_T)
+    width = max(1, int(np.ceil(np.sqrt(count))))
+    padded = np.append(values_T, np.zeros(-count % width))
+    sums_RC = np.cumsum(padded.reshape(-1, width), axis=1)
+    before_R = np.append(0.0, np.cumsum(sums_RC[:-1, -1]))
+    return (sums_RC + before_R[:, None]).ravel()[:count]
+
+
+def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
+    """Returns what a callable gives for the counts 0 ... steps - 1, in float64.
+
+    One call for all counts, if that gives what one call a count gives.
+
+    Args:
+      schedule: for JAX, or for Python's integers only.
+      steps: how many.
+
+    Returns:
+      float64 [steps], unchecked.
+    """
+    with jax.enable_x64(True):
+        try:
+            # Not compiled: compiled, roundings differ from those of single calls.
+            rates_T = np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
+        except Exception:
+            # It is not for tracing; what else is wrong with it shows again below.
+            return _one_by_one(schedule, range(steps))
+        # It may also treat Python's integers in another way than JAX's.
+        some = sorted({0, 1 % steps, steps // 3, steps // 2, steps - 1})
+        single = _one_by_one(schedule, some)
+        if single.shape == rates_T[some].shape and np.allclose(
+            rates_T[some], single, rtol=1e-9, atol=0.0, equal_nan=True
+        ):
+            return rates_T
+        return _one_by_one(schedule, range(steps))
+
+
+def _one_by_one(schedule: optax.Schedule, counts: Sequence[int]) -> np.ndarray:
+    return np.array([np.asarray(schedule(t), np.float64) for t in counts])
+
+
+def _array(schedule: Rates, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(schedule)
+    except ValueError:  # Rows of different lengths.
+        array = np.array(None)
+    if not any(jnp.issubdtype(array.dtype, k) for k in (jnp.floating, jnp.integer)):
+        raise ValueError(
+            f"{name}={schedule!r} must be a callable, a number or an array of rates"
+        )
+    return np.array(array, np.float64)
