@@ -119,7 +119,7 @@ def sgd_risk(
         last = diverged_R.argmax()
         update = diverged_R[last] - 1
         raise ValueError(
-            f"schedule diverges: the risk is over {_LIMIT:g} after {update + 1} updates, "
+            f"schedule diverges: the risk is {_LIMIT:g} after {update + 1} updates, "
             f"at a rate of {each.rate_T[update] * multiplier_R[last]:g}; "
             + _stability(problem, each.inverse_batch_T[update])
         )
