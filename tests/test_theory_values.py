@@ -54,6 +54,7 @@ def test_the_package_s_schedules_are_those_of_single_calls(name):
     with jax.enable_x64(True):
         single = [float(PACKAGE[name](count)) for count in range(STEPS)]
     assert rates.dtype == np.float64
+    assert rates.flags.writeable
     assert_allclose(rates, single, rtol=1e-14, atol=1e-17)
     assert not jax.config.jax_enable_x64
 

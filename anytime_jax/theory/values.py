@@ -1,5 +1,7 @@
 """What every theory starts from: the rate of each update, and exact running sums."""
 
+import math
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -62,6 +64,13 @@ def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray)
         raise ValueError(f"{name}({i})={float(values_T[i])} must be {allowed}")
 
 
+def require_positive(name: str, value: float) -> None:
+    """Refuses what is not a finite number above 0."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value!r} must be finite and above 0")
+
+
 def running_sums(values_T: np.ndarray) -> np.ndarray:
     """Returns the cumulative sums, with an error that hardly grows with their number.
 
@@ -101,7 +110,7 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     with jax.enable_x64(True):
         try:
             # Not compiled: compiled, roundings differ from those of single calls.
-            rates_T = np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
+            rates_T = np.array(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
         except Exception:
             # It is not for tracing; what else is wrong with it shows again below.
             return _one_by_one(schedule, range(steps))
