@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +64,18 @@ def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray)
         raise ValueError(f"{name}({i})={float(values_T[i])} must be {allowed}")
 
 
+def require_number(
+    name: str, value: float, allowed: str, accepts: Callable[[float], bool]
+) -> None:
+    """Refuses what is not a finite number that `accepts` accepts."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and accepts(value)):
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+
+
 def require_positive(name: str, value: float) -> None:
     """Refuses what is not a finite number above 0."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value!r} must be finite and above 0")
+    require_number(name, value, "finite and above 0", lambda value: value > 0)
 
 
 def running_sums(values_T: np.ndarray) -> np.ndarray:
