@@ -51,7 +51,9 @@ def rates(schedule: Rates, steps: int, name: str = "schedule") -> np.ndarray:
     return rates_T
 
 
-def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray):
+def require(
+    values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray
+) -> None:
     """Refuses values that are not finite or not accepted; names the first of them.
 
     Args:
@@ -81,7 +83,7 @@ def require_positive(name: str, value: float) -> None:
 def running_sums(values_T: np.ndarray) -> np.ndarray:
     """Returns the cumulative sums, with an error that hardly grows with their number.
 
-    One after the other, a million equal numbers lose six digits: every rounding goes
+    One after the other, a million equal numbers lose five digits: every rounding goes
     the same way. Here sums of about sqrt(T) numbers are summed.
 
     Args:
