@@ -1,6 +1,8 @@
 """What every theory starts from: the rate of each update, and exact running sums."""
 
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,9 @@ def rates(schedule: Rates, steps: int, name: str = "schedule") -> np.ndarray:
     return rates_T
 
 
-def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray):
+def require(
+    values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray
+) -> None:
     """Refuses values that are not finite or not accepted; names the first of them.
 
     Args:
@@ -62,10 +66,24 @@ def require(values_T: np.ndarray, name: str, allowed: str, accepted: np.ndarray)
         raise ValueError(f"{name}({i})={float(values_T[i])} must be {allowed}")
 
 
+def require_number(
+    name: str, value: float, allowed: str, accepts: Callable[[float], bool]
+) -> None:
+    """Refuses what is not a finite number that `accepts` accepts."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and accepts(value)):
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuses what is not a finite number above 0."""
+    require_number(name, value, "finite and above 0", lambda value: value > 0)
+
+
 def running_sums(values_T: np.ndarray) -> np.ndarray:
     """Returns the cumulative sums, with an error that hardly grows with their number.
 
-    One after the other, a million equal numbers lose six digits: every rounding goes
+    One after the other, a million equal numbers lose five digits: every rounding goes
     the same way. Here sums of about sqrt(T) numbers are summed.
 
     Args:
@@ -101,7 +119,7 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     with jax.enable_x64(True):
         try:
             # Not compiled: compiled, roundings differ from those of single calls.
-            rates_T = np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
+            rates_T = np.array(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
         except Exception:
             # It is not for tracing; what else is wrong with it shows again below.
             return _one_by_one(schedule, range(steps))
