@@ -179,8 +179,8 @@ def _advance(
     def update(t: jax.Array, state: _State) -> _State:
         raw_RxN, average_KxRxN, cross_KxRxN, diverged_R = state
         q_R = raw_RxN @ weight_N
-        gone_R = ~(q_R < _LIMIT)  # True for NaN too.
-        diverged_R = jnp.where(gone_R & (diverged_R < 0), begin + t, diverged_R)
+        diverged_R = _where_diverged(diverged_R, q_R, begin + t)
+        gone_R = diverged_R >= 0
         # At rate 0 what has diverged stands still.
         rate_Rx1 = jnp.where(gone_R, 0.0, chunk.rate_T[t] * multiplier_R)[:, None]
         inverse_batch = chunk.inverse_batch_T[t]
@@ -197,12 +197,18 @@ def _advance(
     def segment(carry, stop):
         t, state = carry
         state = jax.lax.fori_loop(t, stop, update, state)
-        q_KxR = state.average_KxRxN @ weight_N
-        risk = jnp.concatenate([(state.raw_RxN @ weight_N)[None], q_KxR]) / 2
-        return (stop, state), risk
+        q_R, q_KxR = state.raw_RxN @ weight_N, state.average_KxRxN @ weight_N
+        diverged_R = _where_diverged(state.diverged_R, q_R, begin + stop)
+        risk_LxR = jnp.concatenate([q_R[None], q_KxR]) / 2
+        return (stop, state._replace(diverged_R=diverged_R)), risk_LxR
 
     (_, state), risks = jax.lax.scan(segment, (jnp.zeros_like(stops[0]), state), stops)
     return state, risks
+
+
+def _where_diverged(diverged_R: jax.Array, q_R: jax.Array, updates: int) -> jax.Array:
+    gone_R = ~(q_R / 2 <= _LIMIT)  # True for NaN too.
+    return jnp.where(gone_R & (diverged_R < 0), updates, diverged_R)
 
 
 def _padded(values_T: np.ndarray, length: int) -> np.ndarray:
