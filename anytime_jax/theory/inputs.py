@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -106,7 +107,8 @@ def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
             f"averages[{name!r}]={average!r} must be an average, or a callable from "
             "update to mixing weight"
         )
-    weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
+    with jax.enable_x64(True):  # For callables that compute with JAX.
+        weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
     for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
         raise ValueError(
             f"averages[{name!r}]: its weight at update {t + 1}, {weight_T[t]}, must be "
