@@ -71,7 +71,7 @@ def records(record: Sequence[int] | None, steps: int) -> np.ndarray:
         )
     for updates in found[(found < 0) | (found > steps)][:1]:
         raise ValueError(f"record: {updates} must be from 0 to steps={steps}")
-    return found
+    return found.astype(np.int64)
 
 
 def multipliers(rates: Sequence[float]) -> np.ndarray:
