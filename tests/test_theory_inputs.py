@@ -117,6 +117,8 @@ def test_records():
     assert_array_equal(inputs.records(None, 7), [7])
     assert_array_equal(inputs.records([5, 0, 7, 5], 7), [5, 0, 7, 5])
     assert_array_equal(inputs.records(range(3), 2), [0, 1, 2])
+    for dtype in (np.uint8, np.int32, np.uint64):
+        assert inputs.records(np.array([200], dtype), 200).dtype == np.int64
 
 
 @pytest.mark.parametrize(
