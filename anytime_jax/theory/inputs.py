@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -70,7 +71,7 @@ def records(record: Sequence[int] | None, steps: int) -> np.ndarray:
         )
     for updates in found[(found < 0) | (found > steps)][:1]:
         raise ValueError(f"record: {updates} must be from 0 to steps={steps}")
-    return found
+    return found.astype(np.int64)
 
 
 def multipliers(rates: Sequence[float]) -> np.ndarray:
@@ -106,7 +107,8 @@ def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
             f"averages[{name!r}]={average!r} must be an average, or a callable from "
             "update to mixing weight"
         )
-    weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
+    with jax.enable_x64(True):  # For callables that compute with JAX.
+        weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
     for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
         raise ValueError(
             f"averages[{name!r}]: its weight at update {t + 1}, {weight_T[t]}, must be "

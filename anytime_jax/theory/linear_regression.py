@@ -14,6 +14,8 @@ from anytime_jax.theory.spectrum import Spectrum
 
 _ORDERS = range(4, 49, 2)
 _EXPANDED = 10**6
+# The smallest eigenvalue may have so many zeros that its square is still a float.
+_DIGITS = 150
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +30,8 @@ class LinearRegression:
     their number grows until `quadrature_error` is at most `rtol`.
 
     Args:
-      capacity: a, > 0; larger is a spectrum that falls faster.
+      capacity: a, > 0; larger is a spectrum that falls faster. The smallest eigenvalue
+        must be at least 1e-150, which allows a = 7.5 in any dimension.
       source: b, > 0; larger is an easier target, with more of it in the leading
         directions.
       dimension: d, an integer >= 1, or `math.inf` if a > 1 and b > 1.
@@ -97,6 +100,12 @@ class LinearRegression:
             lambda x: x == math.inf or (x >= 1 and x == int(x)),
             "an integer >= 1, or math.inf",
         )
+        digits = math.log10(min(self.dimension, spectrum.FROZEN))
+        if self.capacity * digits > _DIGITS:
+            raise ValueError(
+                f"capacity={self.capacity!r} must be <= {_DIGITS / digits:g} in "
+                f"dimension={self.dimension:g}, or eigenvalues are below 1e-{_DIGITS}"
+            )
         norm = self.source - self.capacity
         if self.normalize and self.dimension == math.inf and norm <= 1:
             raise ValueError(

@@ -119,8 +119,8 @@ def sgd_risk(
         last = diverged_R.argmax()
         update = diverged_R[last] - 1
         raise ValueError(
-            f"schedule diverges: the risk is {_LIMIT:g} after {update + 1} updates, "
-            f"at a rate of {each.rate_T[update] * multiplier_R[last]:g}; "
+            f"schedule diverges: the risk is over {_LIMIT:g} after {update + 1} updates"
+            f", at a rate of {each.rate_T[update] * multiplier_R[last]:g}; "
             + _stability(problem, each.inverse_batch_T[update])
         )
     gone_SxR = (diverged_R >= 0) & (record_S[:, None] >= diverged_R)
@@ -143,14 +143,14 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The risks [S, 1 + K, R] at the records, and where each multiplier diverged."""
     eigenvalue_N, target_N, multiplicity_N = problem.spectrum
-    noise = 0.0 if part == "bias" else problem.noise
+    noise = 0.0 if part == "bias" else float(problem.noise)
     start_N = np.zeros_like(target_N) if part == "variance" else target_N
     R, N, K = len(multiplier_R), len(eigenvalue_N), each.weight_TxK.shape[1]
     state = _State(
         jnp.broadcast_to(start_N, (R, N)),
         jnp.broadcast_to(start_N, (K, R, N)),
         jnp.broadcast_to(start_N, (K, R, N)),
-        jnp.full(R, -1),
+        jnp.full(R, -1, jnp.int64),
     )
     fixed = (eigenvalue_N, multiplicity_N * eigenvalue_N, noise, multiplier_R)
     risks, begin = [], 0
@@ -158,7 +158,7 @@ def _run(
         due = record_S[len(risks) : len(risks) + _RECORDS]
         due = due[due <= begin + _CHUNK]
         end = due[-1] if len(due) == _RECORDS else begin + _CHUNK
-        end = min(end, record_S[-1])
+        end = int(min(end, record_S[-1]))
         chunk = PerUpdate(*(_padded(x[begin:end], _CHUNK) for x in each))
         stops = np.append(due, np.full(_RECORDS - len(due), end)) - begin
         state, risk = _advance(state, fixed, chunk, stops, begin)
@@ -179,8 +179,8 @@ def _advance(
     def update(t: jax.Array, state: _State) -> _State:
         raw_RxN, average_KxRxN, cross_KxRxN, diverged_R = state
         q_R = raw_RxN @ weight_N
-        gone_R = ~(q_R < _LIMIT)  # True for NaN too.
-        diverged_R = jnp.where(gone_R & (diverged_R < 0), begin + t, diverged_R)
+        diverged_R = _where_diverged(diverged_R, q_R, begin + t)
+        gone_R = diverged_R >= 0
         # At rate 0 what has diverged stands still.
         rate_Rx1 = jnp.where(gone_R, 0.0, chunk.rate_T[t] * multiplier_R)[:, None]
         inverse_batch = chunk.inverse_batch_T[t]
@@ -197,12 +197,18 @@ def _advance(
     def segment(carry, stop):
         t, state = carry
         state = jax.lax.fori_loop(t, stop, update, state)
-        q_KxR = state.average_KxRxN @ weight_N
-        risk = jnp.concatenate([(state.raw_RxN @ weight_N)[None], q_KxR]) / 2
-        return (stop, state), risk
+        q_R, q_KxR = state.raw_RxN @ weight_N, state.average_KxRxN @ weight_N
+        diverged_R = _where_diverged(state.diverged_R, q_R, begin + stop)
+        risk_LxR = jnp.concatenate([q_R[None], q_KxR]) / 2
+        return (stop, state._replace(diverged_R=diverged_R)), risk_LxR
 
     (_, state), risks = jax.lax.scan(segment, (jnp.zeros_like(stops[0]), state), stops)
     return state, risks
+
+
+def _where_diverged(diverged_R: jax.Array, q_R: jax.Array, updates: int) -> jax.Array:
+    gone_R = ~(q_R / 2 <= _LIMIT)  # True for NaN too.
+    return jnp.where(gone_R & (diverged_R < 0), updates, diverged_R)
 
 
 def _padded(values_T: np.ndarray, length: int) -> np.ndarray:

@@ -60,10 +60,13 @@ def simulate(
       (1,)
     """
     weights.require_count("replicas", replicas, least=2)
-    record_S, places = np.unique(inputs.records(record, steps), return_inverse=True)
     each = inputs.per_update(schedule, averages, steps, batch_size)
-    batch_T = 1 / each.inverse_batch_T
-    for t in np.flatnonzero(batch_T != np.rint(batch_T))[:1]:
+    record_S, places = np.unique(inputs.records(record, steps), return_inverse=True)
+    with np.errstate(divide="ignore"):
+        batch_T = 1 / each.inverse_batch_T
+    # Not every integer is the inverse of its inverse: 49 is not.
+    integer_T = np.isfinite(batch_T) & (1 / np.rint(batch_T) == each.inverse_batch_T)
+    for t in np.flatnonzero(~integer_T)[:1]:
         raise ValueError(f"batch_size={batch_T[t]:g} at count {t} must be an integer")
     spectrum = problem.expanded().spectrum
     with jax.enable_x64(True):
@@ -75,7 +78,7 @@ def simulate(
             record_S,
             jax.random.key(seed),
             replicas,
-            int(batch_T.max()),
+            int(np.rint(batch_T.max())),
         )
     risk_SxLxP = np.asarray(risk_SxLxP)[places]
     mean_SxL = risk_SxLxP.mean(-1)
