@@ -234,17 +234,17 @@ LAW = dict(constant=1.0, tokens_exponent=1.0, timescale_exponent=1.0)
         ),
         (
             lambda: adamw_memory.timescale(0.5, -0.5, 2),
-            "weight_decay=-0.5 must be finite and at least 0",
+            "weight_decay=-0.5 must be finite and >= 0",
         ),
         (
             lambda: adamw_memory.reevaluation_curve(1, 0.1, 2, progress_exponent=-1),
-            "progress_exponent=-1 must be finite and at least 0",
+            "progress_exponent=-1 must be finite and >= 0",
         ),
         (
             lambda: adamw_memory.reevaluation_curve(
                 1, 0.1, 2, progress_exponent=1, coefficient_exponent=0
             ),
-            "coefficient_exponent=0 must be finite and above 0",
+            "coefficient_exponent=0 must be finite and > 0",
         ),
         (
             lambda: adamw_memory.reevaluation_curve(0.1, 0, 2, progress_exponent=1),
@@ -260,11 +260,11 @@ LAW = dict(constant=1.0, tokens_exponent=1.0, timescale_exponent=1.0)
         ),
         (
             lambda: adamw_memory.progress_exponent(0.0, 0.1, **LAW),
-            "tokens_per_parameter=0.0 must be finite and above 0",
+            "tokens_per_parameter=0.0 must be finite and > 0",
         ),
         (
             lambda: adamw_memory.progress_exponent(1.0, math.inf, **LAW),
-            "timescale_fraction=inf must be finite and above 0",
+            "timescale_fraction=inf must be finite and > 0",
         ),
         (
             lambda: adamw_memory.progress_exponent(

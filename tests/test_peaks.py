@@ -210,7 +210,7 @@ def test_a_published_sweep_and_its_transfer():
         ),
         (
             lambda: peaks.fit_rate_curve([1, 2, 0], [1, 2, 3]),
-            r"peaks\(2\)=0.0 must be finite and above 0",
+            r"peaks\(2\)=0.0 must be finite and > 0",
         ),
         (
             lambda: peaks.fit_rate_curve([1, 2, 3], [1, math.nan, 3]),

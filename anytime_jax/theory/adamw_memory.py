@@ -1,5 +1,6 @@
 """AdamW as an average of its updates: what the weights remember of each batch."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ def progress_exponent(
         tokens_exponent=tokens_exponent, timescale_exponent=timescale_exponent
     )
     for name, value in exponents.items():
-        values.require_number(name, value, "finite", lambda value: True)
+        values.require_number(name, value, "finite", math.isfinite)
     values.require_number("constant", constant, *_AT_LEAST_0)
     return float(
         constant
@@ -214,7 +215,7 @@ def best_placement(curve_T: np.ndarray, length: int = 1) -> int:
     return int(np.argmin(sums_T1[length:] - sums_T1[: len(sums_T1) - length]))
 
 
-_AT_LEAST_0 = ("finite and at least 0", lambda value: value >= 0)
+_AT_LEAST_0 = ("finite and >= 0", lambda x: 0 <= x < math.inf)
 
 
 def _shares(schedule: values.Rates, weight_decay: float, steps: int) -> np.ndarray:

@@ -5,12 +5,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
 from anytime_jax.averaging import kernels
 from anytime_jax.theory import values
-
-Schedule = Callable[[int], float]
 
 
 class PerUpdate(NamedTuple):
@@ -22,7 +19,7 @@ class PerUpdate(NamedTuple):
 
 
 def per_update(
-    schedule: Schedule | float | ArrayLike,
+    schedule: values.Rates,
     averages: Mapping[str, Callable],
     steps: int,
     batch_size: float | Callable[[int], float],

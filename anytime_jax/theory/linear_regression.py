@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import math
-import numbers
 
 import numpy as np
 import scipy.optimize
 from jax.typing import ArrayLike
 
-from anytime_jax.theory import spectrum
+from anytime_jax.theory import spectrum, values
 from anytime_jax.theory.spectrum import Spectrum
 
 _ORDERS = range(4, 49, 2)
@@ -65,8 +64,9 @@ class LinearRegression:
     squared_target: ArrayLike | None = None
 
     def __post_init__(self):
-        _require("noise", self.noise, lambda x: 0 <= x < math.inf, "finite and >= 0")
-        _require("rtol", self.rtol, lambda x: 1e-12 <= x < 1, "in [1e-12, 1)")
+        require = values.require_number
+        require("noise", self.noise, "finite and >= 0", lambda x: 0 <= x < math.inf)
+        require("rtol", self.rtol, "in [1e-12, 1)", lambda x: 1e-12 <= x < 1)
         if not isinstance(self.normalize, bool):
             raise ValueError(f"normalize={self.normalize!r} must be True or False")
         law = (self.capacity, self.source, self.dimension)
@@ -88,17 +88,17 @@ class LinearRegression:
     def _check_law(self) -> None:
         for name in ("capacity", "source"):
             value = getattr(self, name)
-            _require(name, value, lambda x: 0 < x < math.inf, "finite and > 0")
+            values.require_positive(name, value)
             if self.dimension == math.inf and value <= 1:
                 raise ValueError(
                     f"{name}={value!r} must be > 1 in infinite dimension: the sum of "
                     f"i^-{name} diverges"
                 )
-        _require(
+        values.require_number(
             "dimension",
             self.dimension,
-            lambda x: x == math.inf or (x >= 1 and x == int(x)),
             "an integer >= 1, or math.inf",
+            lambda x: x == math.inf or (x >= 1 and x == int(x)),
         )
         digits = math.log10(min(self.dimension, spectrum.FROZEN))
         if self.capacity * digits > _DIGITS:
@@ -116,13 +116,13 @@ class LinearRegression:
     def _check_arrays(self) -> None:
         shapes = {}
         for name in ("eigenvalues", "squared_target"):
-            values = np.asarray(getattr(self, name), np.float64)
-            shapes[name] = values.shape
-            if values.ndim != 1 or not values.size:
-                raise ValueError(f"{name} of shape {values.shape} must be [d], d >= 1")
-            for i in np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[:1]:
-                raise ValueError(f"{name}[{i}]={values[i]} must be finite and >= 0")
-            object.__setattr__(self, name, values)
+            array = np.asarray(getattr(self, name), np.float64)
+            shapes[name] = array.shape
+            if array.ndim != 1 or not array.size:
+                raise ValueError(f"{name} of shape {array.shape} must be [d], d >= 1")
+            for i in np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[:1]:
+                raise ValueError(f"{name}[{i}]={array[i]} must be finite and >= 0")
+            object.__setattr__(self, name, array)
         if len(set(shapes.values())) > 1:
             raise ValueError(f"{shapes} must be one and the same shape")
         for name in ("eigenvalues", "squared_target")[: 1 + self.normalize]:
@@ -212,7 +212,7 @@ class LinearRegression:
           >>> problem.critical_rate(), problem.critical_rate(math.inf)
           (0.6666666666666666, 2.0)
         """
-        _require("batch_size", batch_size, lambda x: x >= 1, ">= 1")
+        values.require_number("batch_size", batch_size, ">= 1", lambda x: x >= 1)
         eigenvalues, _, multiplicity = self.spectrum
         scaled, inverse = eigenvalues / eigenvalues.max(), 1 / batch_size
         limit = 2 / (1 + inverse)
@@ -226,9 +226,3 @@ class LinearRegression:
         if batch_size < math.inf:
             limit = scipy.optimize.brentq(margin, 0, limit, xtol=1e-15, rtol=1e-15)
         return float(limit / eigenvalues.max())
-
-
-def _require(name: str, value: object, allows, allowed: str) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and allows(value)):
-        raise ValueError(f"{name}={value!r} must be {allowed}")

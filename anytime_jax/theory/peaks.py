@@ -226,7 +226,7 @@ def fit_rate_curve(
             f"losses of shape {losses_N.shape} must be as many as the {len(peaks_N)} "
             "peaks"
         )
-    values.require(peaks_N, "peaks", "finite and above 0", peaks_N > 0)
+    values.require(peaks_N, "peaks", "finite and > 0", peaks_N > 0)
     values.require(losses_N, "losses", "finite", np.isfinite(losses_N))
     unit = np.exp(np.mean(np.log(peaks_N)))  # Both columns are then of order 1.
     columns = [unit / peaks_N, peaks_N / unit, np.ones(len(peaks_N))]

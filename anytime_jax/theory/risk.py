@@ -8,10 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from anytime_jax.averaging import weights
-from anytime_jax.theory import inputs
+from anytime_jax.theory import inputs, values
 from anytime_jax.theory.inputs import PerUpdate
 from anytime_jax.theory.linear_regression import LinearRegression
 
@@ -46,7 +45,7 @@ class _State(NamedTuple):
 
 def sgd_risk(
     problem: LinearRegression,
-    schedule: inputs.Schedule | float | ArrayLike,
+    schedule: values.Rates,
     averages: Mapping[str, Callable],
     steps: int,
     batch_size: float | Callable[[int], float] = 1,

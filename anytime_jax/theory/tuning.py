@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import optax
 
 from anytime_jax import schedules
 from anytime_jax.averaging import weights
-from anytime_jax.theory.inputs import Schedule
 from anytime_jax.theory.linear_regression import LinearRegression
 from anytime_jax.theory.risk import sgd_risk
 
@@ -134,7 +134,7 @@ def rate_grid(problem: LinearRegression, count: int = 25) -> np.ndarray:
 
 def family_risk(
     problem: LinearRegression,
-    family: Callable[[int], Schedule],
+    family: Callable[[int], optax.Schedule],
     horizons: Sequence[int],
     rates: Sequence[float],
     batch_size: float | Callable[[int], float] = 1,
@@ -160,7 +160,7 @@ def family_risk(
 
 def envelope(
     problem: LinearRegression,
-    family: Callable[[int], Schedule],
+    family: Callable[[int], optax.Schedule],
     horizons: Sequence[int],
     *,
     rates: Sequence[float] | None = None,
@@ -203,7 +203,7 @@ def envelope(
 
 def rank(
     problem: LinearRegression,
-    schedule_family: Mapping[str, Schedule],
+    schedule_family: Mapping[str, optax.Schedule],
     averages: Mapping[str, Callable],
     horizons: Sequence[int],
     *,
@@ -261,7 +261,7 @@ def rank(
 
 def tune(
     problem: LinearRegression,
-    schedule_family: Mapping[str, Schedule],
+    schedule_family: Mapping[str, optax.Schedule],
     averages: Mapping[str, Callable],
     horizons: Sequence[int],
     **choices,
@@ -296,7 +296,7 @@ def tune(
     return rank(problem, schedule_family, averages, horizons, **choices)[0]
 
 
-def _cosine(horizon: int) -> Schedule:
+def _cosine(horizon: int) -> optax.Schedule:
     return schedules.cosine(peak=1.0, total_steps=horizon, final_fraction=0.1)
 
 

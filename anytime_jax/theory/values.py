@@ -69,15 +69,15 @@ def require(
 def require_number(
     name: str, value: float, allowed: str, accepts: Callable[[float], bool]
 ) -> None:
-    """Refuses what is not a finite number that `accepts` accepts."""
+    """Refuses what is not a number that `accepts` accepts."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and accepts(value)):
+    if not (number and accepts(value)):
         raise ValueError(f"{name}={value!r} must be {allowed}")
 
 
 def require_positive(name: str, value: float) -> None:
     """Refuses what is not a finite number above 0."""
-    require_number(name, value, "finite and above 0", lambda value: value > 0)
+    require_number(name, value, "finite and > 0", lambda x: 0 < x < math.inf)
 
 
 def running_sums(values_T: np.ndarray) -> np.ndarray:
