@@ -15,7 +15,7 @@ import pathlib
 import time
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 from anytime_jax import averaging, schedules, theory
 from anytime_jax.reporting import looks, tables
@@ -118,7 +118,7 @@ def draw(results: dict, path: pathlib.Path) -> None:
     halves = drawing.subfigures(2, 1)
     for half, (key, title) in zip(halves, titles.items(), strict=True):
         grid = half.subplots(2, 3, sharex=True)
-        half.subplots_adjust(0.075, 0.12, 0.99, 0.86, wspace=0.24, hspace=0.3)
+        half.subplots_adjust(0.09, 0.12, 0.99, 0.86, wspace=0.26, hspace=0.3)
         half.text(0.01, 0.95, title, fontsize=12, fontweight="bold")
         for index, panel in enumerate(results[key]):
             axes = grid[index % 2][index // 2]
@@ -132,6 +132,10 @@ def draw(results: dict, path: pathlib.Path) -> None:
                 loc="left",
             )
             axes.legend(fontsize=looks.FONT - 1.5, frameon=False)
+            # One curve may span less than a decade.
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:.2g}")
+            axes.yaxis.set_minor_formatter("")
             looks.plain(axes)
             if index % 2:
                 axes.set_xlabel("samples", fontsize=looks.FONT)
