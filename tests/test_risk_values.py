@@ -3,8 +3,6 @@
 import functools
 import json
 import math
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -12,14 +10,9 @@ from numpy.testing import assert_allclose
 
 from anytime_jax import averaging
 from anytime_jax.theory import LinearRegression, sgd_risk
+from experiments import published
 
-DATA = pathlib.Path(
-    os.environ.get("ANYTIME_DATA", pathlib.Path(__file__).parents[1] / "../shared/data")
-)
-FIGURE_3 = DATA / "anytime" / "figure3_synthetic_sigma2_0.01.json"
-needs_figure_3 = pytest.mark.skipif(
-    not FIGURE_3.exists(), reason=f"ANYTIME_DATA has no anytime/{FIGURE_3.name}"
-)
+FIGURE_3 = published.find("anytime/figure3_synthetic_sigma2_0.01.json")
 MULTIPLIERS = np.array(
     [
         *(1e-4, 2e-4, 5e-4, 7e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 3e-2, 5e-2, 7.5e-2),
@@ -49,12 +42,12 @@ def sweep(a, b, normalize, schedule, record):
     return risk_RxS[best, len(CHECKPOINTS) :], MULTIPLIERS[best]
 
 
-@needs_figure_3
+@pytest.mark.skipif(FIGURE_3 is None, reason="figure 3 is not in ANYTIME_DATA")
 def test_the_published_panels():
-    published = json.loads(FIGURE_3.read_text())
-    assert (published["dimension"], published["steps"]) == (500_000, 50_000)
-    assert len(published["panels"]) == 4
-    for panel in published["panels"]:
+    figure = json.loads(FIGURE_3.read_text())
+    assert (figure["dimension"], figure["steps"]) == (500_000, 50_000)
+    assert len(figure["panels"]) == 4
+    for panel in figure["panels"]:
         a, b = panel["a"], panel["b"]
         for name, schedule in (("constant", "const"), ("sqrt", "sqrt")):
             risk, selected = sweep(a, b, True, schedule, panel["plot_steps"])
