@@ -8,13 +8,24 @@ import jax.numpy as jnp
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
 def test_the_lines_for_a_training_loop_run():
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     names = {}
-    exec(code, names)
+    exec(blocks()[0], names)
     average, raw = names["weights"]["weights"], names["params"]["weights"]
     # The weights rise from 0 towards 1 and their average lags behind.
     assert jnp.all((average > 0) & (average < raw) & (raw < 1))
+
+
+def test_the_lines_for_the_theory_run(capsys):
+    assert len(blocks()) == 2
+    exec(blocks()[1], {})
+    best, *others = capsys.readouterr().out.splitlines()
+    assert best.startswith("sqrt ema6_25")
+    assert len(others) == 5
 
 
 def test_links_lead_somewhere():

@@ -11,6 +11,8 @@ import optax
 
 from anytime_jax.averaging import weights
 
+_BLOCK = 16_384
+
 Rates = optax.Schedule | float | Sequence[float] | np.ndarray | jax.Array
 
 
@@ -119,7 +121,8 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     with jax.enable_x64(True):
         try:
             # Not compiled: compiled, roundings differ from those of single calls.
-            rates_T = np.array(jax.vmap(schedule)(jnp.arange(steps)), np.float64)
+            blocks = [jax.vmap(schedule)(counts) for counts in _blocks(steps)]
+            rates_T = np.concatenate(blocks).astype(np.float64)[:steps]
         except Exception:
             # It is not for tracing; what else is wrong with it shows again below.
             return _one_by_one(schedule, range(steps))
@@ -131,6 +134,13 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
         ):
             return rates_T
         return _one_by_one(schedule, range(steps))
+
+
+def _blocks(steps: int) -> list[jax.Array]:
+    """The counts in blocks of one size, since JAX compiles for every size anew."""
+    starts = range(0, steps, _BLOCK)
+    counts = [np.arange(start, start + _BLOCK) for start in starts]
+    return [jnp.asarray(np.minimum(count, steps - 1)) for count in counts]
 
 
 def _one_by_one(schedule: optax.Schedule, counts: Sequence[int]) -> np.ndarray:

@@ -45,7 +45,7 @@ SCHEDULES = {
     "t^-3/4": schedules.power_decay(peak=1.0, exponent=0.75, offset=1),
     "shifted 1/sqrt": schedules.inverse_sqrt(peak=1.0, offset=128),
 }
-OPTIMAL = dict(equal="constant", easy="t^-1/2", hard="constant")
+EXPONENTS = {"constant": 0.0, "t^-1/4": 0.25, "t^-1/2": 0.5, "t^-3/4": 0.75}
 WSD = "WSD, 10 % to 0.1"
 
 
@@ -151,20 +151,27 @@ def checks(found: dict[str, dict]) -> list[str]:
     for name in PROBLEMS:
         if f"small {name}" in found:
             lines += _orderings(name, found[f"small {name}"])
-    for key, record in found.items():
-        study, name = key.split()
-        if study != "large":
-            continue
-        predicted = -theory.predicted_rate(*PROBLEMS[name])
-        for average in ("tail_half", "ema6_25", "ema25"):
-            last = slopes(risks(record)[OPTIMAL[name], average])[-3:]
-            off = np.abs(last - predicted).max()
-            lines.append(
-                f"{TITLES[name]}, {OPTIMAL[name]} + {average}: slopes "
-                f"{', '.join(f'{slope:.3f}' for slope in last)}, predicted "
-                f"{predicted:.3f}: {'within' if off <= 0.03 else 'NOT within'} 0.03"
-            )
     return lines
+
+
+def slopes_to_markdown(found: dict[str, dict]) -> str:
+    """The last three slopes of the large study beside the predicted rates."""
+    measured = ("tail_half", "ema6_25", "ema25")
+    body = []
+    for name, (capacity, source) in PROBLEMS.items():
+        optimal = theory.optimal_exponent(capacity, source)
+        for schedule, exponent in EXPONENTS.items():
+            predicted = -theory.predicted_rate(capacity, source, exponent)
+            cells = [f"{predicted:.3f}"]
+            for average in measured:
+                last = slopes(risks(found[f"large {name}"])[schedule, average])[-3:]
+                text = ", ".join(f"{slope:.3f}" for slope in last)
+                near = np.abs(last - predicted).max() <= 0.03
+                if exponent == optimal:
+                    text = f"**{text}**" if near else f"{text} (not within 0.03)"
+                cells.append(text)
+            body.append([TITLES[name], schedule, *cells])
+    return tables.markdown_table(["problem", "schedule", "predicted", *measured], body)
 
 
 def _orderings(name: str, record: dict) -> list[str]:
@@ -266,6 +273,7 @@ def main() -> None:
             print(f"{key}: {found[key]['nodes']} nodes\n\n{to_markdown(found[key])}\n")
     print("\n".join(checks(found)))
     if all(f"large {name}" in found for name in PROBLEMS):
+        print("\n" + slopes_to_markdown(found))
         records.sort(path)
         draw(found, options.out / "figure.png")
 
