@@ -28,5 +28,6 @@ bench: install
 	$(BIN)/python benchmarks/averaging.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/theory.py
 
 .PHONY: install demo test test-slow lint bench
