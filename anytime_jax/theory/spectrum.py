@@ -98,7 +98,7 @@ def quadrature(
 
     Returns:
       (nodes, weights), float64 [N] each. The weights are positive and sum to d; above
-      2e5 as nearly as `order` nodes integrate, to 3e-10 at order 4.
+      2e5 as nearly as `order` nodes integrate, to 2e-9 at order 4.
     """
     exact = min(leading, dimension)
     logs, weights = [np.log(np.arange(1.0, exact + 1))], [np.ones(int(exact))]
