@@ -240,6 +240,8 @@ def draw(found: dict[str, dict], path: pathlib.Path) -> None:
         above.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         above.minorticks_off()
         below.set_ylim(-0.85, 0)
+        below.set_xticks([1, 10, 100, 1000], ["1x", "10x", "100x", "1000x"])
+        below.minorticks_off()
         below.set_xlabel("horizon, 1x = 512 updates", fontsize=looks.FONT)
         for axes in (above, below):
             looks.plain(axes)
