@@ -34,12 +34,12 @@ def _decay(exponent: float, offset: int):
 
 SCHEDULES = {
     "constant": schedules.constant(peak=1.0),
-    "t^-1/4": _decay(0.25, 1),
-    "t^-1/2": _decay(0.5, 1),
-    "t^-3/4": _decay(0.75, 1),
     "t^-1/4, offset 1x": _decay(0.25, FIRST),
+    "t^-1/2": _decay(0.5, 1),
+    "t^-1/2, offset 1/8x": _decay(0.5, FIRST // 8),
     "t^-1/2, offset 1x": _decay(0.5, FIRST),
     "t^-1/2, offset 4x": _decay(0.5, 4 * FIRST),
+    "t^-3/4, offset 1/8x": _decay(0.75, FIRST // 8),
     "t^-3/4, offset 1x": _decay(0.75, FIRST),
 }
 AVERAGES = dict(
@@ -110,10 +110,15 @@ def worst(record: dict) -> dict[tuple[str, str], float]:
 
 
 def safest(found: list[dict]) -> list[tuple[tuple[str, str], float, float]]:
-    """Every pair with its largest and median worst ratio over the map, best first."""
+    """Every pair with the largest and median of what it loses to the best pair.
+
+    Over all problems, as a ratio of worst ratios, each at its best rate; best first.
+    """
     ratios = [worst(record) for record in found]
-    pairs = {pair: np.array([ratio[pair] for ratio in ratios]) for pair in ratios[0]}
-    rows = [(pair, r.max(), float(np.median(r))) for pair, r in pairs.items()]
+    rows = []
+    for pair in ratios[0]:
+        lost = [ratio[pair] / min(ratio.values()) for ratio in ratios]
+        rows.append((pair, max(lost), float(np.median(lost))))
     return sorted(rows, key=lambda row: row[1])
 
 
@@ -146,47 +151,53 @@ def to_markdown(found: list[dict]) -> str:
 
 
 def safest_to_markdown(found: list[dict]) -> str:
-    """The ten pairs of smallest largest ratio over the map, and the paper's two."""
+    """The ten pairs that lose least where they lose most, and the paper's two."""
     rows = safest(found)
     chosen = rows[:10] + [row for row in rows[10:] if row[0] in PAPER]
     body = [[*pair, f"{top:.2f}", f"{median:.2f}"] for pair, top, median in chosen]
-    header = ["schedule", "average", "largest worst ratio", "median worst ratio"]
+    header = ["schedule", "average", "largest", "median"]
     return tables.markdown_table(header, body)
 
 
 def draw(found: list[dict], path: pathlib.Path) -> None:
-    """The winner's worst ratio with its name, and that of the safest pair."""
+    """The best pair's worst ratio with its name, and what the safest pair adds."""
     ratios = {(r["capacity"], r["source"]): worst(r) for r in found}
     pair = safest(found)[0][0]
     drawing = figure.Figure(figsize=(32 / 3, 5.6), dpi=150)
     grid = drawing.subplots(1, 2, sharey=True)
-    drawing.subplots_adjust(0.055, 0.105, 0.985, 0.9, wspace=0.06)
-    panels = (
-        (grid[0], "best pair of each problem", lambda ratio: next(iter(ratio))),
-        (grid[1], f"{pair[0]} + {pair[1]} everywhere", lambda ratio: pair),
+    drawing.subplots_adjust(0.055, 0.105, 0.985, 0.88, wspace=0.06)
+    best, added = np.full((2, len(SOURCES), len(CAPACITIES)), np.nan)
+    for (a, b), ratio in ratios.items():
+        x, y = CAPACITIES.index(a), SOURCES.index(b)
+        first = next(iter(ratio))
+        best[y, x], added[y, x] = ratio[first], ratio[pair] / ratio[first]
+        _write(grid[0], x, y, best[y, x], _short(*first))
+        _write(grid[1], x, y, added[y, x], "")
+    titles = (
+        "worst risk / that of runs tuned for the horizon, best pair",
+        f"the same for {pair[0]} + {pair[1]}, / the best pair's",
     )
-    for axes, title, choose in panels:
-        shown = np.full((len(SOURCES), len(CAPACITIES)), np.nan)
-        for (a, b), ratio in ratios.items():
-            x, y = CAPACITIES.index(a), SOURCES.index(b)
-            chosen = choose(ratio)
-            shown[y, x] = np.log(ratio[chosen])
-            text = f"{ratio[chosen]:.2f}"
-            if choose(ratio) != pair or axes is grid[0]:
-                text += "\n" + _short(*chosen)
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5)
-        axes.imshow(
-            shown, origin="lower", aspect="auto", cmap="RdYlBu_r", vmin=-0.35, vmax=0.35
-        )
-        for x, a in enumerate(CAPACITIES):  # Left of it b > a.
-            y = np.interp(a, SOURCES, range(len(SOURCES)))
-            if SOURCES[0] <= a <= SOURCES[-1]:
-                axes.plot([x - 0.5, x + 0.5], [y, y], color=looks.FIXED, linewidth=1)
+    for axes, shown, title in zip(grid, (best, added), titles, strict=True):
+        look = dict(origin="lower", aspect="auto", cmap="RdYlBu_r", vmin=-0.7, vmax=0.7)
+        axes.imshow(np.log(shown), **look)
+        for factor, dashes in ((1, "-"), (2, (0, (3, 2)))):
+            edges = [sum(b <= factor * a for b in SOURCES) - 0.5 for a in CAPACITIES]
+            places = np.arange(len(CAPACITIES) + 1) - 0.5
+            axes.stairs(edges, places, baseline=None, color="k", linestyle=dashes)
         axes.set_xticks(range(len(CAPACITIES)), [f"{a:g}" for a in CAPACITIES])
         axes.set_yticks(range(len(SOURCES)), [f"{b:g}" for b in SOURCES])
-        looks.finish(axes, title, "capacity a (line: b = a)", "")
+        label = "capacity a (above the lines: b > a, b > 2a)"
+        looks.finish(axes, "", label, "")
+        axes.set_title(title, fontsize=looks.FONT + 1, loc="left")
     grid[0].set_ylabel("source b", fontsize=looks.FONT)
     drawing.savefig(path)
+
+
+def _write(axes, x: int, y: int, ratio: float, name: str) -> None:
+    """A cell's number and name, legible on what it is drawn."""
+    color = "w" if abs(np.log(ratio)) > 0.5 else "k"
+    text = f"{ratio:.2f}\n{name}" if name else f"{ratio:.2f}"
+    axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=color)
 
 
 def _short(schedule: str, average: str) -> str:
