@@ -204,6 +204,26 @@ def test_the_error_is_below_rtol_everywhere():
             assert len(problem.spectrum.eigenvalues) < 1000, law
 
 
+@pytest.mark.parametrize("source", [40, 90, 150])
+def test_steep_targets_leave_nothing_to_compare(source):
+    """After 1e12 updates less than the smallest float, but for the first few."""
+    for dimension in (10**12, math.inf):
+        problem = LinearRegression(**LAW | dict(source=source, dimension=dimension))
+        assert problem.quadrature_error <= 1e-8
+        assert_allclose(problem.initial_risk, 0.5 + 0.5**source / 2, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32])
+def test_dimensions_may_be_numpy_s(dtype):
+    law = LAW | dict(capacity=2)  # NumPy refuses 200 ** -2 in integers.
+    found, expected = (
+        LinearRegression(**law | dict(dimension=dimension))
+        for dimension in (dtype(200), 200)
+    )
+    assert found.trace == expected.trace
+    assert_array_equal(found.expanded().eigenvalues, expected.expanded().eigenvalues)
+
+
 def test_a_smaller_rtol_takes_more_nodes():
     counts = []
     for rtol in (1e-2, 1e-5, 1e-8, 1e-11):
