@@ -41,6 +41,7 @@ def per_update(
     rate_T = values.rates(schedule, steps)
     inverse_T = np.empty(steps)
     inverse_T[:] = 1 / _batch_sizes(batch_size, steps)
+    values.require_mapping("averages", averages, "names to averages")
     if "raw" in averages:
         raise ValueError("averages: the name 'raw' is that of the weights themselves")
     weight_TxK = np.zeros((steps, len(averages)))
@@ -80,9 +81,10 @@ def multipliers(rates: Sequence[float]) -> np.ndarray:
     Raises:
       ValueError: there are none, or one is negative or not finite.
     """
-    found = np.asarray(rates, np.float64)
+    allowed = "multipliers, at least one"
+    found = values.array("rates", rates, allowed)
     if found.ndim != 1 or not len(found):
-        raise ValueError(f"rates={rates!r} must be multipliers, at least one")
+        raise ValueError(f"rates={rates!r} must be {allowed}")
     for rate in found[~(np.isfinite(found) & (found >= 0))][:1]:
         raise ValueError(f"rates: {rate} must be finite and >= 0")
     return found
@@ -90,12 +92,12 @@ def multipliers(rates: Sequence[float]) -> np.ndarray:
 
 def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
     if callable(batch_size):
-        sizes, where = values.called(batch_size, steps), " at count {}"
-    else:
-        sizes, where = np.full(steps, batch_size, np.float64), ""
-    for t in np.flatnonzero(~(sizes >= 1))[:1]:
-        raise ValueError(f"batch_size={sizes[t]:g}{where.format(t)} must be >= 1")
-    return sizes
+        sizes_T = values.called(batch_size, steps)
+        for t in np.flatnonzero(~(sizes_T >= 1))[:1]:
+            raise ValueError(f"batch_size={sizes_T[t]:g} at count {t} must be >= 1")
+        return sizes_T
+    values.require_number("batch_size", batch_size, ">= 1", lambda x: x >= 1)
+    return np.full(steps, batch_size, np.float64)
 
 
 def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
