@@ -46,7 +46,7 @@ def per_update(
         raise ValueError("averages: the name 'raw' is that of the weights themselves")
     weight_TxK = np.zeros((steps, len(averages)))
     for index, (name, average) in enumerate(averages.items()):
-        weight_TxK[:, index] = _mixing_weights(name, average, steps)
+        weight_TxK[:, index] = mixing_weights(f"averages[{name!r}]", average, steps)
     return PerUpdate(rate_T, inverse_T, weight_TxK)
 
 
@@ -90,6 +90,31 @@ def multipliers(rates: Sequence[float]) -> np.ndarray:
     return found
 
 
+def mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
+    """Returns an average's mixing weight at each update, float64 [steps].
+
+    Args:
+      name: what an error calls the average.
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: how many updates.
+
+    Raises:
+      ValueError: it is not callable, or a weight is not in [0, 1].
+    """
+    if not callable(average):
+        raise ValueError(
+            f"{name}={average!r} must be an average, or a callable from update to "
+            "mixing weight"
+        )
+    with jax.enable_x64(True):  # For callables that compute with JAX.
+        weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
+    for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
+        raise ValueError(
+            f"{name}: its weight at update {t + 1}, {weight_T[t]}, must be in [0, 1]"
+        )
+    return weight_T
+
+
 def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
     if callable(batch_size):
         sizes_T = values.called(batch_size, steps)
@@ -98,19 +123,3 @@ def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
         return sizes_T
     values.require_number("batch_size", batch_size, ">= 1", lambda x: x >= 1)
     return np.full(steps, batch_size, np.float64)
-
-
-def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
-    if not callable(average):
-        raise ValueError(
-            f"averages[{name!r}]={average!r} must be an average, or a callable from "
-            "update to mixing weight"
-        )
-    with jax.enable_x64(True):  # For callables that compute with JAX.
-        weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
-    for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
-        raise ValueError(
-            f"averages[{name!r}]: its weight at update {t + 1}, {weight_T[t]}, must be "
-            "in [0, 1]"
-        )
-    return weight_T

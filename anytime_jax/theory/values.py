@@ -129,6 +129,28 @@ def running_sums(values_T: np.ndarray) -> np.ndarray:
     return (sums_RC + before_R[:, None]).ravel()[:count]
 
 
+def remembered(shares_T: np.ndarray) -> np.ndarray:
+    """Returns how much of each of T + 1 values is left, mixed in one after the other.
+
+    `c_i = share_i prod_{j > i} (1 - share_j)`, with 1 for the share of the first.
+
+    Args:
+      shares_T: of the newest value at each update, in [0, 1].
+
+    Returns:
+      float64 [T + 1], which sum to 1.
+
+    Example:
+      >>> remembered(np.array([1.0, 0.5]))
+      array([0. , 0.5, 0.5])
+    """
+    # log1p(-1) is -inf, and a share of 1 does erase all that came before.
+    with np.errstate(divide="ignore"):
+        kept_T = np.log1p(-shares_T)
+    later_T1 = np.append(running_sums(kept_T[::-1])[::-1], 0.0)
+    return np.append(1.0, shares_T) * np.exp(later_T1)
+
+
 def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     """Returns what a callable gives for the counts 0 ... steps - 1, in float64.
 
