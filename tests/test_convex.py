@@ -213,7 +213,7 @@ def test_errors(function, arguments, message):
 
 def test_errors_about_distance_and_gradients():
     for distance in (0, -1.0, math.inf, "1", True):
-        with pytest.raises(ValueError, match=r"distance=.* must be finite and > 0"):
+        with pytest.raises(ValueError, match=r"distance=.* must be .*finite and > 0"):
             convex.bound(0.1, 2, distance=distance)
     with pytest.raises(ValueError, match=r"gradient_norms\(1\)=nan must be"):
         convex.bound(0.1, 2, gradient_norms=[1.0, math.nan])

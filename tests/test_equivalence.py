@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -118,6 +119,29 @@ def test_errors(rate, message):
     with pytest.raises(ValueError, match=message) as error:
         equivalence.equivalent_schedule(averaging.uniform(), rate, 2)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        (0.5, "average=0.5 must be an average, or a callable from update to"),
+        (lambda t: 0.75 * t, r"average: its weight at update 2, 1.5, must be in"),
+        (lambda t: float("nan"), "average: its weight at update 1, nan, must be in"),
+    ],
+)
+def test_errors_about_averages(average, message):
+    with pytest.raises(ValueError, match=message) as error:
+        equivalence.equivalent_schedule(average, 0.5, 2)
+    assert "\n" not in str(error.value)
+
+
+def test_averages_are_asked_in_float64():
+    def average(t):
+        return 1 - jnp.exp2(-6.25 / t)
+
+    rates = equivalence.equivalent_schedule(average, 0.3, STEPS)
+    exact = equivalence.equivalent_schedule(AVERAGES["age_ema"], 0.3, STEPS)
+    assert_allclose(rates, exact, rtol=1e-12)
 
 
 def test_a_million_updates():

@@ -199,7 +199,7 @@ def test_a_published_sweep_and_its_transfer():
             "shape='steep' must be one of linear, ",
         ),
         (lambda: peaks.longer_cooldown(-1.0, 2, 3), r"trunk\(0\)=-1.0 must be"),
-        (lambda: peaks.transfer(0.0, 1.0, 1.0, 3), "peak=0.0 must be finite and above"),
+        (lambda: peaks.transfer(0.0, 1.0, 1.0, 3), "peak=0.0 must be finite and > 0"),
         (
             lambda: peaks.fit_rate_curve([1, 2, 2], [1, 2, 3]),
             "must be at least three different numbers",

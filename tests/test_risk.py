@@ -379,6 +379,28 @@ def test_refuses_bad_runs(change, message):
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            dict(noise=1e101),
+            "problem: its noise, 1e+101, must be <= 1e+100: a risk over 1e+150 counts "
+            "as divergence",
+        ),
+        (
+            dict(squared_target=[1e160, 0.0]),
+            "problem: its initial risk, 5e+159, must be <= 1e+100: a risk over 1e+150 "
+            "counts as divergence",
+        ),
+    ],
+)
+def test_refuses_problems_that_would_seem_to_diverge(change, message):
+    arrays = dict(eigenvalues=[1.0, 0.5], squared_target=[1.0, 2.0], noise=1)
+    with pytest.raises(ValueError) as caught:
+        sgd_risk(LinearRegression(**arrays | change), 0.1, {}, 5)
+    assert str(caught.value) == message
+
+
 def test_float64_stays_inside():
     found = sgd_risk(PROBLEM, TRUNK, AVERAGES, 40)
     assert {x.dtype for x in found.values()} == {np.dtype(np.float64)}

@@ -82,7 +82,19 @@ def test_weights_near_0_are_exact():
         (dict(batch_size=0.5), "batch_size=0.5 must be >= 1"),
         (dict(batch_size=-math.inf), "batch_size=-inf must be >= 1"),
         (dict(batch_size=math.nan), "batch_size=nan must be >= 1"),
+        (
+            dict(batch_size=None),
+            "batch_size=None must be a Python or NumPy number, >= 1",
+        ),
+        (
+            dict(batch_size=[1, 2, 4]),
+            "batch_size=[1, 2, 4] must be a Python or NumPy number, >= 1",
+        ),
         (dict(batch_size=lambda t: 2 - t), "batch_size=0 at count 2 must be >= 1"),
+        (
+            dict(averages=averaging.uniform()),
+            "averages=Average(name='uniform', arguments=()) must map names to averages",
+        ),
         (
             dict(averages=dict(raw=averaging.uniform())),
             "averages: the name 'raw' is that of the weights themselves",
@@ -150,6 +162,7 @@ def test_multipliers():
     [
         ([], "rates=[] must be multipliers, at least one"),
         (2.0, "rates=2.0 must be multipliers, at least one"),
+        (["a"], "rates=['a'] must be multipliers, at least one"),
         ([0.1, -0.5], "rates: -0.5 must be finite and >= 0"),
         ([math.inf], "rates: inf must be finite and >= 0"),
         ([math.nan], "rates: nan must be finite and >= 0"),

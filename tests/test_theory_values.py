@@ -114,6 +114,7 @@ def test_numbers_and_arrays():
     [
         ([0.1, 0.2], r"schedule of shape \(2,\) must have one rate .* steps=3 updates"),
         (np.ones((3, 1)), r"schedule of shape \(3, 1\) must have one rate"),
+        (lambda t: [0.1, 0.2], r"schedule of shape \(3, 2\) must have one rate"),
         (lambda t: np.ones(2), r"schedule of shape \(3, 2\) must have one rate"),
         (
             [0.1, -0.5, math.nan],

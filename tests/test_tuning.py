@@ -58,11 +58,17 @@ def test_predicted_rates(a, b):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (optimal_exponent, (0, 2), "capacity=0 must be > 0"),
-        (optimal_exponent, (1, -2), "source=-2 must be > 0"),
-        (optimal_exponent, (math.nan, 2), "capacity=nan must be > 0"),
-        (predicted_rate, (1, 2), "capacity=1 must be > 1"),
-        (predicted_rate, (1.5, 0.9), "source=0.9 must be > 1"),
+        (optimal_exponent, (0, 2), "capacity=0 must be finite and > 0"),
+        (optimal_exponent, (1, -2), "source=-2 must be finite and > 0"),
+        (optimal_exponent, (math.nan, 2), "capacity=nan must be finite and > 0"),
+        (
+            optimal_exponent,
+            (1.5, "2"),
+            "source='2' must be a Python or NumPy number, finite and > 0",
+        ),
+        (predicted_rate, (1, 2), "capacity=1 must be finite and > 1"),
+        (predicted_rate, (1.5, 0.9), "source=0.9 must be finite and > 1"),
+        (predicted_rate, (1.5, math.inf), "source=inf must be finite and > 1"),
         (predicted_rate, (1.5, 2, 1), "exponent=1 must be in [0, 1)"),
         (predicted_rate, (1.5, 2, -0.1), "exponent=-0.1 must be in [0, 1)"),
     ],
@@ -137,6 +143,17 @@ def test_the_envelope_says_where_the_grid_is_too_short():
     assert set(both.at_edge) == {True, False}
 
 
+def test_edges_are_those_of_the_rates_in_any_order():
+    found = envelope(PROBLEM, cosine, HORIZONS, rates=RATES[::-1])
+    assert not found.at_edge.any()
+    shuffled = [RATES[k] for k in (2, 0, 4, 1, 3)]
+    for rates in (RATES, shuffled):
+        choices = dict(baseline=baseline(), rates=rates)
+        best = tune(PROBLEM, FAMILY, AVERAGES, HORIZONS, **choices)
+        assert best.rate not in (min(RATES), max(RATES))
+        assert not best.at_edge
+
+
 def test_diverging_rates_lose():
     found = envelope(PROBLEM, cosine, [2000], rates=[0.02, 0.1, 5.0])
     assert family_risk(PROBLEM, cosine, [2000], [5.0, 0.1])[0, 0] == math.inf
@@ -203,6 +220,11 @@ def test_both_objectives_differ_and_edges_are_told():
             dict(schedule_family={}),
             "schedule_family must name at least one schedule",
         ),
+        (
+            dict(schedule_family=[]),
+            "schedule_family=[] must map names to horizon-free schedules",
+        ),
+        (dict(averages=[1]), "averages=[1] must map names to averages"),
         (dict(horizons=[]), "horizons=[] must be numbers of updates"),
         (dict(horizons=7), "horizons=7 must be numbers of updates"),
         (dict(horizons=[0, 5]), "horizons=0 must be an integer >= 1"),
@@ -215,7 +237,7 @@ def test_both_objectives_differ_and_edges_are_told():
         ),
         (
             dict(rates=[]),
-            "rates=array([], dtype=float64) must be multipliers, at least one",
+            "rates=[] must be multipliers, at least one",
         ),
         (dict(rates=[-0.1]), "rates: -0.1 must be finite and >= 0"),
         (

@@ -1,7 +1,8 @@
 """What loss a recipe reaches, computed exactly: no data, no accelerator, seconds.
 
 The objects that a training run is made of, a schedule and averages, go in here too.
-Everything is computed in float64 and returned as NumPy arrays.
+Everything is computed in float64 and returned as NumPy arrays: these are programs to
+call, not functions to trace inside `jax.jit`.
 
 * `LinearRegression`, `sgd_risk`, `simulate`: the exact risk of SGD and of averages of
   its iterates, and the same by running it; `envelope`, `rank`, `tune`: of a family.

@@ -52,12 +52,7 @@ def coefficients(schedule: values.Rates, weight_decay: float, steps: int) -> np.
 
     Source: Bergsma et al., "Straight to Zero", 2025, arXiv 2502.15938.
     """
-    shares_T = _shares(schedule, weight_decay, steps)
-    # log1p(-1) is -inf, and a share of 1 does erase all that came before.
-    with np.errstate(divide="ignore"):
-        kept_T = np.log1p(-shares_T)
-    later_T1 = np.append(values.running_sums(kept_T[::-1])[::-1], 0.0)
-    return np.append(1.0, shares_T) * np.exp(later_T1)
+    return values.remembered(_shares(schedule, weight_decay, steps))
 
 
 def timescale(schedule: values.Rates, weight_decay: float, steps: int) -> Timescale:

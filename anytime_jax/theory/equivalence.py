@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from anytime_jax import averaging
-from anytime_jax.averaging import kernels
-from anytime_jax.theory import values
+from anytime_jax.theory import inputs, values
 
 
 def equivalent_schedule(
@@ -39,7 +38,8 @@ def equivalent_schedule(
       run.
 
     Raises:
-      ValueError: a rate is not in (0, 1], or there are not `steps` of them.
+      ValueError: a rate is not in (0, 1] or a mixing weight not in [0, 1], or there
+        are not `steps` rates.
 
     Example:
       >>> equivalent_schedule(averaging.latest(), 0.5, 3)
@@ -53,10 +53,11 @@ def equivalent_schedule(
     rates_T = values.rates(rate, steps, "rate")
     allowed = (rates_T > 0) & (rates_T <= 1)
     values.require(rates_T, "rate", "in (0, 1]", allowed)
-    kernel_T = averaging.kernel(average, steps)
-    left_T = _later_share(kernel_T, rates_T)
+    weight_T = inputs.mixing_weights("average", average, steps)
+    kernel_T1 = values.remembered(weight_T)
+    left_T = _later_share(kernel_T1[1:], rates_T)
     samples_T = rates_T * left_T
-    initial = _initial_share(average, steps) + (1 - rates_T[0]) * left_T[0]
+    initial = kernel_T1[0] + (1 - rates_T[0]) * left_T[0]
     # Sums of positive numbers: nothing cancels, not even where they are tiny.
     sums_T = values.running_sums(np.append(initial, samples_T))[1:]
     return np.divide(samples_T, sums_T, out=rates_T, where=sums_T > 0)
@@ -70,10 +71,3 @@ def _later_share(kernel_T: np.ndarray, rates_T: np.ndarray) -> np.ndarray:
         left = share + keep * left
         lefts.append(left)
     return np.array(lefts[::-1])
-
-
-def _initial_share(average: averaging.Average | Callable, steps: int) -> float:
-    """p_0, the product of 1 - w_t, which is not 1 minus a sum near 1."""
-    mixed_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.sum(np.log1p(-mixed_T))))

@@ -41,11 +41,12 @@ def per_update(
     rate_T = values.rates(schedule, steps)
     inverse_T = np.empty(steps)
     inverse_T[:] = 1 / _batch_sizes(batch_size, steps)
+    values.require_mapping("averages", averages, "names to averages")
     if "raw" in averages:
         raise ValueError("averages: the name 'raw' is that of the weights themselves")
     weight_TxK = np.zeros((steps, len(averages)))
     for index, (name, average) in enumerate(averages.items()):
-        weight_TxK[:, index] = _mixing_weights(name, average, steps)
+        weight_TxK[:, index] = mixing_weights(f"averages[{name!r}]", average, steps)
     return PerUpdate(rate_T, inverse_T, weight_TxK)
 
 
@@ -80,35 +81,45 @@ def multipliers(rates: Sequence[float]) -> np.ndarray:
     Raises:
       ValueError: there are none, or one is negative or not finite.
     """
-    found = np.asarray(rates, np.float64)
+    allowed = "multipliers, at least one"
+    found = values.array("rates", rates, allowed)
     if found.ndim != 1 or not len(found):
-        raise ValueError(f"rates={rates!r} must be multipliers, at least one")
+        raise ValueError(f"rates={rates!r} must be {allowed}")
     for rate in found[~(np.isfinite(found) & (found >= 0))][:1]:
         raise ValueError(f"rates: {rate} must be finite and >= 0")
     return found
 
 
-def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
-    if callable(batch_size):
-        sizes, where = values.called(batch_size, steps), " at count {}"
-    else:
-        sizes, where = np.full(steps, batch_size, np.float64), ""
-    for t in np.flatnonzero(~(sizes >= 1))[:1]:
-        raise ValueError(f"batch_size={sizes[t]:g}{where.format(t)} must be >= 1")
-    return sizes
+def mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
+    """Returns an average's mixing weight at each update, float64 [steps].
 
+    Args:
+      name: what an error calls the average.
+      average: an `Average`, or a callable from update (>= 1) to mixing weight.
+      steps: how many updates.
 
-def _mixing_weights(name: str, average: Callable, steps: int) -> np.ndarray:
+    Raises:
+      ValueError: it is not callable, or a weight is not in [0, 1].
+    """
     if not callable(average):
         raise ValueError(
-            f"averages[{name!r}]={average!r} must be an average, or a callable from "
-            "update to mixing weight"
+            f"{name}={average!r} must be an average, or a callable from update to "
+            "mixing weight"
         )
     with jax.enable_x64(True):  # For callables that compute with JAX.
         weight_T = kernels.shares(average, np.arange(1, steps + 1), every=1)
     for t in np.flatnonzero(~((weight_T >= 0) & (weight_T <= 1)))[:1]:
         raise ValueError(
-            f"averages[{name!r}]: its weight at update {t + 1}, {weight_T[t]}, must be "
-            "in [0, 1]"
+            f"{name}: its weight at update {t + 1}, {weight_T[t]}, must be in [0, 1]"
         )
     return weight_T
+
+
+def _batch_sizes(batch_size: float | Callable, steps: int) -> np.ndarray:
+    if callable(batch_size):
+        sizes_T = values.called(batch_size, steps)
+        for t in np.flatnonzero(~(sizes_T >= 1))[:1]:
+            raise ValueError(f"batch_size={sizes_T[t]:g} at count {t} must be >= 1")
+        return sizes_T
+    values.require_number("batch_size", batch_size, ">= 1", lambda x: x >= 1)
+    return np.full(steps, batch_size, np.float64)

@@ -116,7 +116,7 @@ class LinearRegression:
     def _check_arrays(self) -> None:
         shapes = {}
         for name in ("eigenvalues", "squared_target"):
-            array = np.asarray(getattr(self, name), np.float64)
+            array = values.array(name, getattr(self, name), "an array of numbers")
             shapes[name] = array.shape
             if array.ndim != 1 or not array.size:
                 raise ValueError(f"{name} of shape {array.shape} must be [d], d >= 1")

@@ -217,8 +217,8 @@ def fit_rate_curve(
 
     Source: Schaipp et al., 2025, arXiv 2501.18965, on transferring the rate.
     """
-    peaks_N = np.asarray(peaks, np.float64)
-    losses_N = np.asarray(losses, np.float64)
+    peaks_N = values.array("peaks", peaks, "an array of numbers")
+    losses_N = values.array("losses", losses, "an array of numbers")
     if peaks_N.ndim != 1 or len(np.unique(peaks_N)) < 3:
         raise ValueError(f"peaks={peaks!r} must be at least three different numbers")
     if losses_N.shape != peaks_N.shape:
@@ -249,8 +249,9 @@ def _base(
     """The trunk's rates, (trunk's rates, fraction) -> cooled, and the base's peak."""
     weights.require_count("base_steps", base_steps, least=1)
     weights.require_count("steps", steps, least=base_steps)
-    if not 0 <= cooldown_fraction <= 1:
-        raise ValueError(f"cooldown_fraction={cooldown_fraction!r} must be in [0, 1]")
+    values.require_number(
+        "cooldown_fraction", cooldown_fraction, "in [0, 1]", lambda x: 0 <= x <= 1
+    )
     trunk_T = values.rates(trunk, steps, "trunk")
     decay = jax.jit(cooldowns.multiplier(shape, final_fraction))
 

@@ -20,6 +20,8 @@ _CHUNK = 4096
 _RECORDS = 64
 # A risk above this has diverged; what follows is computed without overflow.
 _LIMIT = 1e150
+# Where a problem may start, so that passing that is divergence.
+_LARGEST = 1e100
 PARTS = ("total", "bias", "variance")
 
 
@@ -90,8 +92,9 @@ def sgd_risk(
       infinite, and `diverged` says after how many updates.
 
     Raises:
-      ValueError: an argument is out of range; or no multiplier can be used, each one
-        being above the largest stable rate at every update, or diverging.
+      ValueError: an argument is out of range, or the problem's noise or initial risk
+        above 1e100; or no multiplier can be used, each one being above the largest
+        stable rate at every update, or diverging.
 
     Example:
       >>> from anytime_jax import averaging, schedules
@@ -111,6 +114,7 @@ def sgd_risk(
     record_S, places = np.unique(inputs.records(record, steps), return_inverse=True)
     multiplier_R = np.ones(1) if rates is None else inputs.multipliers(rates)
     each = inputs.per_update(schedule, averages, steps, batch_size)
+    _require_scale(problem)
     _require_stable(problem, each, multiplier_R)
     with jax.enable_x64(True):
         risk_SxLxR, diverged_R = _run(problem, each, record_S, multiplier_R, part)
@@ -214,6 +218,17 @@ def _padded(values_T: np.ndarray, length: int) -> np.ndarray:
     """With zeros at the end, which no update reads."""
     missing = length - len(values_T)
     return np.pad(values_T, [(0, missing)] + [(0, 0)] * (values_T.ndim - 1))
+
+
+def _require_scale(problem: LinearRegression) -> None:
+    """Refuses numbers so large that they would be taken for divergence."""
+    scales = {"initial risk": problem.initial_risk, "noise": problem.noise}
+    for name, value in scales.items():
+        if value > _LARGEST:
+            raise ValueError(
+                f"problem: its {name}, {value:g}, must be <= {_LARGEST:g}: a risk over "
+                f"{_LIMIT:g} counts as divergence"
+            )
 
 
 def _require_stable(

@@ -1,5 +1,6 @@
 """Which setting serves every horizon, and what separate tuning would reach."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import optax
 
 from anytime_jax import schedules
 from anytime_jax.averaging import weights
+from anytime_jax.theory import inputs, values
 from anytime_jax.theory.linear_regression import LinearRegression
 from anytime_jax.theory.risk import sgd_risk
 
@@ -21,7 +23,7 @@ class Envelope(NamedTuple):
       horizons: numbers of updates, int [H].
       risk: of the best rate at each, float64 [H].
       rate: that rate, [H].
-      at_edge: whether it is the grid's first or last, so that the grid is too short,
+      at_edge: whether it is the grid's lowest or highest: the grid is too short,
         bool [H].
     """
 
@@ -41,7 +43,7 @@ class Setting(NamedTuple):
       risk: at each horizon, float64 [H].
       regret: `log(risk / baseline)` at each horizon, float64 [H].
       score: the worst or mean regret.
-      at_edge: whether the rate is the grid's first or last.
+      at_edge: whether the rate is the grid's lowest or highest.
     """
 
     schedule: str
@@ -74,9 +76,8 @@ def optimal_exponent(capacity: float, source: float) -> float:
 
     Source: Meterez et al., 2026, arXiv 2602.03702, corollary 1.
     """
-    for name, value in (("capacity", capacity), ("source", source)):
-        if not value > 0:
-            raise ValueError(f"{name}={value!r} must be > 0")
+    values.require_positive("capacity", capacity)
+    values.require_positive("source", source)
     return max(0.0, 1 - capacity / source)
 
 
@@ -109,12 +110,11 @@ def predicted_rate(
     same two terms.
     """
     for name, value in (("capacity", capacity), ("source", source)):
-        if not value > 1:
-            raise ValueError(f"{name}={value!r} must be > 1")
+        allowed = "finite and > 1"
+        values.require_number(name, value, allowed, lambda x: 1 < x < math.inf)
     if exponent is None:
         exponent = optimal_exponent(capacity, source)
-    if not 0 <= exponent < 1:
-        raise ValueError(f"exponent={exponent!r} must be in [0, 1)")
+    values.require_number("exponent", exponent, "in [0, 1)", lambda x: 0 <= x < 1)
     learned = (1 - exponent) / capacity
     return min((source - 1) * learned, 1 - learned)
 
@@ -124,11 +124,20 @@ def rate_grid(problem: LinearRegression, count: int = 25) -> np.ndarray:
 
     Args:
       problem: a `LinearRegression`.
-      count: how many.
+      count: how many; by default 25, a factor of 1.27 apart.
 
     Returns:
       float64 [count].
+
+    Raises:
+      ValueError: `count` is not an integer >= 1.
+
+    Example:
+      >>> problem = LinearRegression(eigenvalues=[2], squared_target=[1], noise=1)
+      >>> rate_grid(problem, 3).round(4)
+      array([0.005 , 0.0866, 1.5   ])
     """
+    weights.require_count("count", count, least=1)
     return np.geomspace(0.01, 3, count) / problem.trace
 
 
@@ -150,6 +159,18 @@ def family_risk(
 
     Returns:
       float64 [R, H], infinite where a run diverges.
+
+    Raises:
+      ValueError: an argument is out of range, or every rate diverges.
+
+    Example:
+      >>> from anytime_jax import schedules
+      >>> problem = LinearRegression(capacity=2, source=2, dimension=1000, noise=1)
+      >>> def linear(horizon):
+      ...     return schedules.linear(peak=1.0, total_steps=horizon)
+      >>> family_risk(problem, linear, [100, 400], [0.3, 0.1]).round(3)
+      array([[0.12 , 0.062],
+             [0.157, 0.08 ]])
     """
     runs = (
         sgd_risk(problem, family(horizon), {}, horizon, batch_size, rates=rates)
@@ -190,14 +211,14 @@ def envelope(
       >>> found.at_edge.tolist()
       [False, False]
     """
-    rates = rate_grid(problem) if rates is None else np.asarray(rates, np.float64)
+    rates = rate_grid(problem) if rates is None else inputs.multipliers(rates)
     risk_RxH = family_risk(problem, family, horizons, rates, batch_size)
     best_H = risk_RxH.argmin(axis=0)
     return Envelope(
         _ascending(horizons),
         risk_RxH.min(axis=0),
         rates[best_H],
-        _at_edge(best_H, rates),
+        _at_edge(rates[best_H], rates),
     )
 
 
@@ -230,14 +251,26 @@ def rank(
 
     Raises:
       ValueError: an argument is out of range, or every rate diverges.
+
+    Example:
+      >>> from anytime_jax import averaging, schedules
+      >>> problem = LinearRegression(capacity=2, source=2, dimension=1000, noise=1)
+      >>> family = dict(constant=schedules.constant(peak=1.0))
+      >>> averages = dict(ema6_25=averaging.age_ema(divisor=6.25))
+      >>> for setting in rank(problem, family, averages, [100, 200, 400]):
+      ...     print(setting.average, setting.regret.round(2))
+      ema6_25 [ 0.   -0.03 -0.07]
+      raw [0.28 0.32 0.38]
     """
     if objective not in OBJECTIVES:
         known = ", ".join(OBJECTIVES)
         raise ValueError(f"objective={objective!r} must be one of {known}")
+    allowed = "names to horizon-free schedules"
+    values.require_mapping("schedule_family", schedule_family, allowed)
     if not schedule_family:
         raise ValueError("schedule_family must name at least one schedule")
     horizons = _ascending(horizons)
-    rates = rate_grid(problem) if rates is None else np.asarray(rates, np.float64)
+    rates = rate_grid(problem) if rates is None else inputs.multipliers(rates)
     if baseline is None:
         choices = dict(rates=rates, batch_size=batch_size)
         baseline = envelope(problem, _cosine, horizons, **choices)
@@ -253,8 +286,9 @@ def rank(
             regret_RxH = np.log(risk_RxH / baseline.risk)
             score_R = OBJECTIVES[objective](regret_RxH, axis=1)
             best = score_R.argmin()
-            chosen = rates[best], risk_RxH[best], regret_RxH[best], score_R[best]
-            at_edge = bool(_at_edge(best, rates))
+            rate, score = float(rates[best]), float(score_R[best])
+            chosen = rate, risk_RxH[best], regret_RxH[best], score
+            at_edge = bool(_at_edge(rate, rates))
             settings.append(Setting(name, average, *chosen, at_edge))
     return sorted(settings, key=lambda setting: setting.score)
 
@@ -311,5 +345,5 @@ def _ascending(horizons: Sequence[int]) -> np.ndarray:
     return found
 
 
-def _at_edge(index: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    return (index == 0) | (index == len(rates) - 1)
+def _at_edge(rate: np.ndarray | float, rates: np.ndarray) -> np.ndarray:
+    return (rate == rates.min()) | (rate == rates.max())

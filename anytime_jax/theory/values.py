@@ -2,12 +2,13 @@
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from anytime_jax.averaging import weights
 
@@ -41,9 +42,11 @@ def rates(schedule: Rates, steps: int, name: str = "schedule") -> np.ndarray:
       array([0.5, 0.5])
     """
     weights.require_count("steps", steps, least=1)
-    rates_T = called(schedule, steps) if callable(schedule) else _array(schedule, name)
-    if not callable(schedule) and rates_T.ndim == 0:
-        rates_T = np.full(steps, rates_T)
+    if callable(schedule):
+        rates_T = called(schedule, steps)
+    else:
+        rates_T = array(name, schedule, "a callable, a number or an array of rates")
+        rates_T = rates_T if rates_T.ndim else np.full(steps, rates_T)
     if rates_T.shape != (steps,):
         raise ValueError(
             f"{name} of shape {rates_T.shape} must have one rate for each of "
@@ -72,14 +75,34 @@ def require_number(
     name: str, value: float, allowed: str, accepts: Callable[[float], bool]
 ) -> None:
     """Refuses what is not a number that `accepts` accepts."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and accepts(value)):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise ValueError(
+            f"{name}={value!r} must be a Python or NumPy number, {allowed}"
+        )
+    if not accepts(value):
         raise ValueError(f"{name}={value!r} must be {allowed}")
 
 
 def require_positive(name: str, value: float) -> None:
     """Refuses what is not a finite number above 0."""
     require_number(name, value, "finite and > 0", lambda x: 0 < x < math.inf)
+
+
+def array(name: str, value: ArrayLike, allowed: str) -> np.ndarray:
+    """Returns numbers of any shape as a new float64 array, and refuses all else."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # Rows of different lengths.
+        found = np.array(None)
+    if not any(jnp.issubdtype(found.dtype, k) for k in (jnp.floating, jnp.integer)):
+        raise ValueError(f"{name}={value!r} must be {allowed}")
+    return np.array(found, np.float64)
+
+
+def require_mapping(name: str, value: Mapping, allowed: str) -> None:
+    """Refuses what is not a mapping."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r} must map {allowed}")
 
 
 def running_sums(values_T: np.ndarray) -> np.ndarray:
@@ -106,6 +129,28 @@ def running_sums(values_T: np.ndarray) -> np.ndarray:
     return (sums_RC + before_R[:, None]).ravel()[:count]
 
 
+def remembered(shares_T: np.ndarray) -> np.ndarray:
+    """Returns how much of each of T + 1 values is left, mixed in one after the other.
+
+    `c_i = share_i prod_{j > i} (1 - share_j)`, with 1 for the share of the first.
+
+    Args:
+      shares_T: of the newest value at each update, in [0, 1].
+
+    Returns:
+      float64 [T + 1], which sum to 1.
+
+    Example:
+      >>> remembered(np.array([1.0, 0.5]))
+      array([0. , 0.5, 0.5])
+    """
+    # log1p(-1) is -inf, and a share of 1 does erase all that came before.
+    with np.errstate(divide="ignore"):
+        kept_T = np.log1p(-shares_T)
+    later_T1 = np.append(running_sums(kept_T[::-1])[::-1], 0.0)
+    return np.append(1.0, shares_T) * np.exp(later_T1)
+
+
 def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     """Returns what a callable gives for the counts 0 ... steps - 1, in float64.
 
@@ -121,7 +166,7 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
     with jax.enable_x64(True):
         try:
             # Not compiled: compiled, roundings differ from those of single calls.
-            blocks = [jax.vmap(schedule)(counts) for counts in _blocks(steps)]
+            blocks = [np.asarray(jax.vmap(schedule)(c)) for c in _blocks(steps)]
             rates_T = np.concatenate(blocks).astype(np.float64)[:steps]
         except Exception:
             # It is not for tracing; what else is wrong with it shows again below.
@@ -129,7 +174,8 @@ def called(schedule: optax.Schedule, steps: int) -> np.ndarray:
         # It may also treat Python's integers in another way than JAX's.
         some = sorted({0, 1 % steps, steps // 3, steps // 2, steps - 1})
         single = _one_by_one(schedule, some)
-        if single.shape == rates_T[some].shape and np.allclose(
+        one_each = rates_T.shape == (steps,) and single.shape == (len(some),)
+        if one_each and np.allclose(
             rates_T[some], single, rtol=1e-9, atol=0.0, equal_nan=True
         ):
             return rates_T
@@ -145,15 +191,3 @@ def _blocks(steps: int) -> list[jax.Array]:
 
 def _one_by_one(schedule: optax.Schedule, counts: Sequence[int]) -> np.ndarray:
     return np.array([np.asarray(schedule(t), np.float64) for t in counts])
-
-
-def _array(schedule: Rates, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(schedule)
-    except ValueError:  # Rows of different lengths.
-        array = np.array(None)
-    if not any(jnp.issubdtype(array.dtype, k) for k in (jnp.floating, jnp.integer)):
-        raise ValueError(
-            f"{name}={schedule!r} must be a callable, a number or an array of rates"
-        )
-    return np.array(array, np.float64)

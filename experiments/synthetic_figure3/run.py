@@ -132,8 +132,10 @@ def draw(results: dict, path: pathlib.Path) -> None:
                 loc="left",
             )
             axes.legend(fontsize=looks.FONT - 1.5, frameon=False)
-            # One curve may span less than a decade.
-            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            # Less than a decade needs closer ticks to have two of them.
+            low, high = axes.get_ylim()
+            subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 6, 8)
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
             axes.yaxis.set_major_formatter("{x:.2g}")
             axes.yaxis.set_minor_formatter("")
             looks.plain(axes)
