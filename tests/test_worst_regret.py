@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(run.__file__).parent
 @pytest.fixture(scope="module")
 def found():
     stored = records.read(FOLDER / "results.jsonl")
-    return [stored[run.key(a, b, 1.0)] for a in run.CAPACITIES for b in run.SOURCES]
+    return [stored[run.key(a, b)] for a in run.CAPACITIES for b in run.SOURCES]
 
 
 def test_every_pair_is_there_for_every_problem(found):
@@ -29,7 +29,7 @@ def test_every_pair_is_there_for_every_problem(found):
 def test_stored_numbers_are_those_of_the_code(found, monkeypatch):
     monkeypatch.setattr(run, "SCHEDULES", {"constant": run.SCHEDULES["constant"]})
     monkeypatch.setattr(run, "AVERAGES", {"ema6_25": run.AVERAGES["ema6_25"]})
-    computed = run.compute(3.0, 1.5, 1.0)
+    computed = run.compute(3.0, 1.5)
     [stored] = [r for r in found if (r["capacity"], r["source"]) == (3.0, 1.5)]
     np.testing.assert_allclose(computed["baseline"], stored["baseline"], rtol=1e-9)
     assert len(computed["pairs"]) == 2
