@@ -182,10 +182,7 @@ class ChinchillaLaw:
         """Returns what `fit` minimises: the sum of Huber losses of log residuals.
 
         Args:
-          parameters: N of each run, [K].
-          tokens: D of each run, [K].
-          losses: loss of each run, [K].
-          delta: of the Huber loss; by default 1e-3.
+          parameters, tokens, losses, delta: as of `fit`.
 
         Returns:
           The sum.
@@ -255,9 +252,7 @@ class ChinchillaLaw:
         alpha and for beta, where `bootstrap` gives 0.015 and 0.020.
 
         Args:
-          parameters: N of the runs that the law was fitted to, [K].
-          tokens: D of each, [K].
-          losses: loss of each, [K].
+          parameters, tokens, losses: those that the law was fitted to, [K].
           delta: of the fit's Huber loss; by default 1e-3.
 
         Returns:
@@ -298,9 +293,7 @@ class ChinchillaLaw:
         whose best fit is far from it, across a barrier, is counted as the one nearby.
 
         Args:
-          parameters: N of the runs that the law was fitted to, [K].
-          tokens: D of each, [K].
-          losses: loss of each, [K].
+          parameters, tokens, losses: those that the law was fitted to, [K].
           resamples: how often K points are drawn, with replacement; by default 1000.
           level: share of the resamples in the intervals; by default 0.95.
           seed: of the draws; by default 0.
@@ -347,15 +340,12 @@ def search(
         sum_i Huber(log(exp(a - alpha log N_i) + exp(b - beta log D_i) + exp(e))
                     - log L_i)
 
-    by damped Newton steps from every start, first those of iteratively reweighted least
-    squares: until a step gains less than 1e-5 of the objective, or 100 steps. The starts
-    within half of the lowest objective are taken to the end.
+    by damped Newton steps from every start, first those of reweighted least squares:
+    until a step gains less than 1e-5 of the objective, or 100 steps. The starts within
+    half of the lowest objective are taken to the end.
 
     Args:
-      parameters: N of each run, [K], K >= 5.
-      tokens: D of each run, [K].
-      losses: final loss of each run in nats, [K].
-      delta: of the Huber loss; by default 1e-3.
+      parameters, tokens, losses, delta: as of `ChinchillaLaw.fit`; five runs or more.
       starts: `log A, log B, log E, alpha, beta` of each start, [S, 5]; by default the
         4500 of Hoffmann et al.
 

@@ -15,8 +15,6 @@ from anytime_jax.averaging import weights
 from anytime_jax.laws import points
 
 Method = Literal["akima", "parabola"]
-# The seed noise that Porian et al. add: from log loss 3 to 6, as their code has it.
-PUBLISHED_NOISE = dict(losses=(np.exp(3), np.exp(6)), noises=(0.005, 0.1))
 
 
 class Best(NamedTuple):
@@ -121,10 +119,11 @@ def best_size(
     Language Models", 2024, arXiv 2406.19146; the parabola: Hoffmann et al., 2022,
     arXiv 2203.15556, approach 2.
     """
-    sizes_K, losses_K = _curve(sizes, losses, "")
     _check(method, grid)
-    [index], [size], [loss] = _lowest(sizes_K, losses_K[None], method, grid)
-    return Best(float(size), float(loss), bool(index < 0))
+    _, sizes, losses, runs = _runs(np.ones(np.shape(sizes)), sizes, losses)
+    kept = runs[1.0]
+    [inside], [size], [loss] = _lowest(sizes[kept], losses[None, kept], method, grid)
+    return Best(float(size), float(loss), not inside)
 
 
 def power_law(
@@ -157,8 +156,8 @@ def power_law(
         raise ValueError("x must have two different values or more")
     u, v = np.log(x), np.log(y)
     u_mean, v_mean = (np.average(values, weights=importance) for values in (u, v))
-    slope = importance @ ((u - u_mean) * (v - v_mean)) / (
-        importance @ (u - u_mean) ** 2
+    slope = (
+        importance @ ((u - u_mean) * (v - v_mean)) / (importance @ (u - u_mean) ** 2)
     )
     off = v - v_mean - slope * (u - u_mean)
     total = np.sum((v - v.mean()) ** 2)
@@ -200,14 +199,15 @@ def fit(
 
     Source: as of `best_size`.
     """
-    curves = _curves(flops, sizes, losses)
+    flops, sizes, losses, runs = _runs(flops, sizes, losses)
     _check(method, grid)
     found = [
-        _lowest(sizes_K, losses_K[None], method, grid)
-        for sizes_K, losses_K in curves.values()
+        _lowest(sizes[kept], losses[None, kept], method, grid) for kept in runs.values()
     ]
-    index, best, least = (np.concatenate(values) for values in zip(*found, strict=True))
-    budgets, inside = np.array(list(curves)), index >= 0
+    inside, best, least = (
+        np.concatenate(values) for values in zip(*found, strict=True)
+    )
+    budgets = np.array(list(runs))
     if inside.sum() < 2:
         raise ValueError(
             f"sizes must reach beyond the best one at two budgets or more, not at "
@@ -239,7 +239,7 @@ def bootstrap(
       sizes: its parameters, [K].
       losses: its loss, [K].
       noise: standard deviation of the loss between seeds, > 0: one for all runs, or one
-        for each, [K]; `seed_noise` gives the published one.
+        for each, [K]. The authors' code has 0.005 nats for every language model.
       resamples: R; by default 200.
       level: share of the resamples in the interval; by default 0.95.
       seed: of the noise; by default 0.
@@ -254,33 +254,33 @@ def bootstrap(
 
     Source: as of `best_size`.
     """
-    curves = _curves(flops, sizes, losses)
+    flops, sizes, losses, runs = _runs(flops, sizes, losses)
     _check(method, grid)
     weights.require_count("resamples", resamples, least=2)
     points.number("level", level, "between 0 and 1", lambda x: 0 < x < 1)
-    deviation = points.positive("noise", noise, ndim=None)
-    lengths = dict(losses=np.asarray(losses), noise=np.atleast_1d(deviation))
-    if deviation.ndim:
-        points.same_length(**lengths)
-    deviations = _curves(flops, sizes, losses, np.broadcast_to(deviation, np.shape(losses)))
+    noise = points.positive("noise", noise, ndim=None)
+    if noise.shape not in ((), losses.shape):
+        raise ValueError(
+            f"noise of shape {noise.shape} must be one number or {len(losses)}"
+        )
     random = np.random.default_rng(seed)
+    drawn_RxK = losses + noise * random.normal(size=(resamples, len(losses)))
+    drawn_RxK = np.maximum(drawn_RxK, 1e-3 * losses)  # They have a logarithm.
     found_RxF = []
-    for (sizes_K, losses_K), (_, spread_K) in zip(
-        curves.values(), deviations.values(), strict=True
-    ):
-        drawn = losses_K + spread_K * random.normal(size=(resamples, len(losses_K)))
-        drawn = np.maximum(drawn, 1e-3 * losses_K)  # They have a logarithm.
-        index, best, _ = _lowest(sizes_K, drawn, method, grid)
-        found_RxF.append(np.where(index >= 0, best, np.nan))
+    for kept in runs.values():
+        inside, best, _ = _lowest(sizes[kept], drawn_RxK[:, kept], method, grid)
+        found_RxF.append(np.where(inside, best, np.nan))
     found_RxF = np.stack(found_RxF, axis=1)
-    budgets = np.array(list(curves))
+    budgets = np.array(list(runs))
     exponents = [
         power_law(budgets[kept], row[kept]).exponent
         for row in found_RxF
         if (kept := np.isfinite(row)).sum() >= 3
     ]
     if not exponents:
-        raise ValueError("flops must have three budgets with a best size inside or more")
+        raise ValueError(
+            "flops must have three budgets with a best size inside or more"
+        )
     ends = np.percentile(exponents, (50 * (1 - level), 50 * (1 + level)))
     spreads = [
         np.std(np.log(column[kept]), ddof=1)
@@ -289,42 +289,6 @@ def bootstrap(
         for column in found_RxF.T
     ]
     return Resampled(np.array(exponents), tuple(ends.tolist()), np.array(spreads))
-
-
-def seed_noise(
-    losses: points.Numbers,
-    *,
-    between: tuple[float, float] = PUBLISHED_NOISE["losses"],
-    noises: tuple[float, float] = PUBLISHED_NOISE["noises"],
-) -> np.ndarray:
-    """Returns a standard deviation between seeds that is a power of the loss.
-
-    A straight line in logarithms between two losses, and constant outside them. The
-    defaults are those of the authors' code, which compares the logarithm of a loss with
-    3 and 6: the noise of a language model's loss is then always the lower one.
-
-    Args:
-      losses: > 0, any shape.
-      between: a low and a high loss; by default exp(3) and exp(6).
-      noises: the deviations at both, by default 0.005 and 0.1.
-
-    Returns:
-      float64, of the losses' shape.
-
-    Raises:
-      ValueError: an argument is out of range, or `between` does not ascend.
-
-    Example:
-      >>> seed_noise([2.0, 30.0], between=(3, 300), noises=(0.01, 0.1))
-      array([0.01      , 0.03162278])
-
-    Source: as of `best_size`.
-    """
-    losses = points.positive("losses", losses, ndim=None)
-    ends, levels = points.positive("between", between), points.positive("noises", noises)
-    if len(ends) != 2 or len(levels) != 2 or ends[0] >= ends[1]:
-        raise ValueError(f"between={between} must be two losses that ascend")
-    return np.exp(np.interp(np.log(losses), np.log(ends), np.log(levels)))
 
 
 def smooth(
@@ -348,7 +312,7 @@ def smooth(
     Example:
       >>> positions, means = smooth([4.0, 2.0, 3.0, 1.0], width=0.5)
       >>> positions, means
-      (array([0. , 1. , 2. , 2.5]), array([4. , 2. , 2. , 2. ]))
+      (array([0. , 1. , 2. , 2.5]), array([4., 2., 2., 2.]))
 
     Source: Porian et al., 2024, arXiv 2406.19146, with a width of 0.05.
     """
@@ -366,7 +330,7 @@ def smooth(
 
 
 def _lowest(sizes_K, losses_RxK, method, grid):
-    """Index of the lowest point (negative at an edge), size and loss, each [R]."""
+    """Whether the lowest point is inside, its size and its loss, each [R]."""
     u_K, rows = np.log(sizes_K), np.arange(len(losses_RxK))
     ends = losses_RxK[:, [0, -1]].argmin(axis=1)
     edge = sizes_K[[0, -1]][ends], losses_RxK[:, [0, -1]][rows, ends]
@@ -379,40 +343,32 @@ def _lowest(sizes_K, losses_RxK, method, grid):
         found = np.exp(fine_G[index]), np.exp(values_RxG[rows, index])
     else:
         middle, half = (u_K[0] + u_K[-1]) / 2, (u_K[-1] - u_K[0]) / 2
-        third, second, first = np.polynomial.polynomial.polyfit(
-            (u_K - middle) / half, losses_RxK.T, 2
-        )[::-1]
-        bowl = third > 0
-        vertex = -second / (2 * np.where(bowl, third, 1.0))
-        inside = bowl & (np.abs(vertex) < 1)
-        found = np.exp(middle + half * vertex), first + second * vertex / 2
+        scaled_K = (u_K - middle) / half
+        level, slope, bend = np.polynomial.polynomial.polyfit(scaled_K, losses_RxK.T, 2)
+        vertex = np.clip(-slope / (2 * np.where(bend > 0, bend, 1.0)), -1, 1)
+        inside = (bend > 0) & (np.abs(vertex) < 1)
+        found = np.exp(middle + half * vertex), level + slope * vertex / 2
     size, loss = (np.where(inside, *both) for both in zip(found, edge, strict=True))
-    return np.where(inside, 0, -1), size, loss
+    return inside, size, loss
 
 
-def _curve(sizes, values, where):
-    """Sizes that ascend, and of equal ones the lowest value."""
-    sizes, values = points.positive("sizes", sizes), points.positive("losses", values)
-    points.same_length(3, sizes=sizes, losses=values)
-    order = np.lexsort((values, sizes))
-    kept = order[np.append(True, np.diff(sizes[order]) > 0)]
-    if len(kept) < 3:
-        raise ValueError(f"sizes{where} must have three different values or more")
-    return sizes[kept], values[kept]
-
-
-def _curves(flops, sizes, losses, values=None):
-    """By budget, the sizes and losses of its runs, or other values of the same runs."""
+def _runs(flops, sizes, losses):
+    """Arrays, and for each budget its runs: sizes ascend, of equal ones the best."""
     given = dict(flops=flops, sizes=sizes, losses=losses)
     given = {name: points.positive(name, values) for name, values in given.items()}
     points.same_length(3, **given)
     flops, sizes, losses = given.values()
-    found = {}
+    runs = {}
+    order = np.lexsort((losses, sizes, flops))
     for budget in np.unique(flops):
-        of_budget = flops == budget
-        where = f" at flops={budget:g}"
-        found[float(budget)] = _curve(sizes[of_budget], losses[of_budget], where)
-    return found
+        own = order[flops[order] == budget]
+        kept = own[np.append(True, np.diff(sizes[own]) > 0)]
+        if len(kept) < 3:
+            raise ValueError(
+                f"sizes at flops={budget:g} must have three different values or more"
+            )
+        runs[float(budget)] = kept
+    return flops, sizes, losses, runs
 
 
 def _check(method, grid):
