@@ -50,13 +50,10 @@ class Collapse(NamedTuple):
 
 
 def progress_grid(count: int = 200) -> np.ndarray:
-    """Returns `1/count, 2/count, ..., 1`.
+    """Returns `1/count, 2/count, ..., 1`, float64 [count].
 
     Args:
       count: >= 2; by default 200.
-
-    Returns:
-      float64 [count].
 
     Raises:
       ValueError: `count` is not an integer >= 2.
@@ -216,12 +213,12 @@ def onset(
 
     Args:
       progress: ascending, in (0, 1], [G].
-      spread_G: of normalised curves.
-      floor_G: the noise of seeds.
+      spread_G: as of `spread`.
+      floor_G: as of `noise_floor`.
 
     Returns:
-      The first progress after which no point has a spread at or above the floor; None
-      if the last but one has, or there is no floor.
+      The first point from which on the spread is below the floor; None if it is not at
+      the last but one, or there is no floor.
 
     Raises:
       ValueError: the lengths differ.
@@ -253,7 +250,7 @@ def collapse(
     Args:
       runs: `(times, losses)` of each, as of `on_grid`, R >= 2.
       horizons: when each counts as finished, [R].
-      groups: the size of each, or anything that its seeds share, [R].
+      groups: the size of each, [R].
       offset: as of `normalize`; by default 0.
       progress: common points, the last of which is 1; by default 1/200 ... 1.
 
@@ -295,9 +292,8 @@ def fit_end_points(
 ) -> EndPoints:
     """Fits the final losses of a ladder; its offset is what `normalize` takes.
 
-    Minimises the mean Huber loss of `log(L0 + a c^-b) - log L` with a, b >= 0 and
-    0 <= L0 < min L, from 12 starts. Give it the mean over seeds of each size: a fit to
-    single runs finds another offset.
+    Minimises the mean Huber loss of `log(L0 + a c^-b) - log L` with 0 <= L0 < min L,
+    from 12 starts. A fit to means over seeds finds another offset than one to runs.
 
     Args:
       compute: c of each size, in any unit, three different ones or more, [K].
@@ -322,7 +318,7 @@ def fit_end_points(
     losses = points.positive("losses", losses)
     points.same_length(3, compute=compute, losses=losses)
     points.above_zero(delta=delta)
-    if len(np.unique(compute)) < 3:
+    if len(set(compute.tolist())) < 3:
         raise ValueError("compute must have three different values or more")
     logs, lowest = np.log(compute), losses.min()
     middle = logs.mean()
