@@ -154,6 +154,12 @@ def test_the_optimum_is_the_best_on_its_isoflop():
     assert_allclose(twice.parameters, best.parameters[1], rtol=1e-12)
 
 
+def test_the_published_tokens_per_parameter():
+    epoch = ChinchillaLaw(A=482.01, B=2085.43, E=1.8172, alpha=0.3478, beta=0.3658)
+    # At the least compute; at that of Chinchilla they are 18.4.
+    assert epoch.optimum(1e18).tokens_per_parameter == pytest.approx(25.7, abs=0.05)
+
+
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     inside, errors, spreads = [], [], []
     for seed in range(12):

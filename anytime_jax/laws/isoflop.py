@@ -239,7 +239,7 @@ def bootstrap(
       sizes: its parameters, [K].
       losses: its loss, [K].
       noise: standard deviation of the loss between seeds, > 0: one for all runs, or one
-        for each, [K]. The authors' code has 0.005 nats for every language model.
+        for each, [K]. By default the authors' code has 0.005 nats.
       resamples: R; by default 200.
       level: share of the resamples in the interval; by default 0.95.
       seed: of the noise; by default 0.
