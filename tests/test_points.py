@@ -28,6 +28,7 @@ def test_numbers_of_any_kind_become_new_float64():
         (points.finite, "12", "x='12' must be numbers"),
         (points.finite, [True], r"x=\[True\] must be numbers"),
         (points.finite, None, "x=None must be numbers"),
+        (points.finite, np.array([["a"], ["b"]]), "x=array.* must be numbers"),
         (points.finite, [1j], "x=.* must be numbers"),
     ],
 )
@@ -55,5 +56,5 @@ def test_lengths():
 def test_single_numbers():
     points.above_zero(x=1, y=np.float32(0.5))
     for value in (0, -1.0, math.nan, math.inf, True, "1", None):
-        with pytest.raises(ValueError, match="x=.* must be finite and > 0"):
+        with pytest.raises(ValueError, match=r"x=.* must be finite and > 0"):
             points.above_zero(x=value)

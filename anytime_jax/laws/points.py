@@ -56,7 +56,8 @@ def finite(name: str, values: Numbers, *, ndim: int | None = 1) -> np.ndarray:
     except ValueError:  # Rows of different lengths.
         array = np.array(None)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}={values!r:.80} must be numbers")
+        told = " ".join(repr(values).split())
+        raise ValueError(f"{name}={told:.80} must be numbers")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} of shape {array.shape} must have {ndim} axis or axes")
     array = np.array(array, np.float64)
