@@ -119,6 +119,29 @@ def test_stored_numbers_are_those_of_the_code(found):
         np.testing.assert_allclose(risk, expected[row], rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", run.PROBLEMS)
+def test_a_row_of_the_large_study_is_that_of_the_code(found, name):
+    """Up to 16x, at the stored rate."""
+    capacity, source = run.PROBLEMS[name]
+    problem = theory.LinearRegression(
+        capacity=capacity,
+        source=source,
+        dimension=run.STUDIES["large"].dimension,
+        noise=1,
+    )
+    record = found[f"large {name}"]
+    [row] = [row for row in record["rows"] if row[:2] == ["t^-1/2", "ema6_25"]]
+    risk = theory.sgd_risk(
+        problem,
+        run.SCHEDULES["t^-1/2"],
+        dict(ema6_25=run.averages(12)["ema6_25"]),
+        record["horizons"][4],
+        record=record["horizons"][:5],
+        rates=[row[2] / problem.trace],
+    )["ema6_25"][0]
+    np.testing.assert_allclose(risk, row[3][:5], rtol=1e-9)
+
+
 def test_the_halves_of_all_horizons_are_one_average():
     weight = run.halves(2)
     average, seen = 0.0, {}
