@@ -58,14 +58,14 @@ class AnnealingLaw(Law):
     Example:
       >>> law = AnnealingLaw(L0=3.0, A=0.5, alpha=0.5, C=2.0, memory=2.0)
       >>> law.predict([0.25, 0.25, 0.5, 0.0], at=[1, 3])
-      array([3.70710678, 2.75      ])
+      array([3.70710678, 3.25      ])
 
     Source: Tissue et al., 2024, arXiv 2408.11029.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "C", "memory")
     CONVENTIONS: ClassVar[tuple[str, ...]] = ("warmup",)
-    # Of L, the largest rate is no minimum; see `optimal.best_peak`.
+
     L0: float
     A: float
     alpha: float
@@ -143,7 +143,8 @@ def areas(xp, memory, features: Features):
       [P].
     """
     f = features
-    rate = -xp.log1p(-1 / memory) if xp is jnp else -np.log1p(-1 / max(memory, 1 + 1e-9))
+    # At a memory of 1 the momentum is gone at once: -log(lambda) must stay finite.
+    rate = -xp.log1p(-1 / xp.maximum(memory, 1 + 1e-9))
     keep_K, keep_P = xp.exp(-rate * f.left_K), xp.exp(-rate * f.gaps_P)
     lasting = xp.exp(-rate)
     # 1 + ... + lambda^n = (1 - lambda^(n + 1)) memory

@@ -23,11 +23,6 @@ from anytime_jax.laws.curves import Curve
 
 DELTA = 1e-3
 GROUP = 32
-# Chosen on the 25M and 100M curves of the multi-power law's authors: from 7 to 45 the
-# unseen curves are predicted better than by the published parameters and by the
-# converged ones, in the worst error and at the end, at both sizes; see the sweep of
-# experiments/multi_power_law/ridge.py.
-RIDGE = 30.0
 PROCEDURES = ("regularised", "converged", "published")
 
 # A parameter whose logarithm has a larger standard error is not identified.
@@ -123,7 +118,7 @@ def fit(
         known = ", ".join((*law.PARAMETERS, *law.CONVENTIONS))
         raise ValueError(f"{unknown[0]} must be a field of {law.__name__}: {known}")
     law.check(**conventions)
-    ridge = RIDGE if ridge is None else ridge
+    ridge = law.RIDGE if ridge is None else ridge
     ridge = ridge if procedure == "regularised" and law.SHRUNK else 0.0
     problem = Problem(law, curves, conventions, fixed)
     if procedure == "published":

@@ -32,6 +32,7 @@ class Law(abc.ABC):
     CONVENTIONS: ClassVar[tuple[str, ...]] = ()
     # Those that a regularised fit holds near its start.
     SHRUNK: ClassVar[tuple[str, ...]] = ()
+    RIDGE: ClassVar[float] = 0.0
 
     fitted: fitting.Fitted | None = dataclasses.field(
         default=None, kw_only=True, compare=False, repr=False
@@ -114,7 +115,7 @@ class Law(abc.ABC):
             a ridge that holds the parameters in `SHRUNK` near their start, in log;
             `converged`, the same without ridge, which fits closer and extrapolates
             worse; or `published`, what the law's authors do.
-          ridge: the weight of the ridge; by default `fitting.RIDGE`.
+          ridge: the weight of the ridge; by default `RIDGE` of the law.
           fixed: parameters, by name, that keep a given value.
           **conventions: fields of the law that are chosen rather than fitted.
 

@@ -46,7 +46,12 @@ def warmup_end(rates_T: np.ndarray) -> int:
 
 
 def reductions(
-    rates_T: np.ndarray, at_P: np.ndarray, *, warmup: bool, group: int = 1
+    rates_T: np.ndarray,
+    at_P: np.ndarray,
+    *,
+    warmup: bool,
+    rises: bool = True,
+    group: int = 1,
 ) -> Reductions:
     """Returns the falls of a schedule, and its sums at some steps.
 
@@ -57,6 +62,7 @@ def reductions(
       rates_T: the rate of every step, at least up to the last of `at_P`.
       at_P: ascending steps.
       warmup: whether the rises of the warmup are among the falls.
+      rises: whether those after it are.
       group: 1 for every fall by itself. Otherwise up to so many neighbouring steps
         between two of `at_P` are taken as one, at their mean place: an approximation,
         for fitting.
@@ -75,6 +81,8 @@ def reductions(
     drops_T = -np.diff(rates_T)
     if not warmup:
         drops_T[: warmup_end(rates_T)] = 0
+    if not rises:
+        drops_T = np.maximum(drops_T, 0)
     steps_K = np.flatnonzero(drops_T) + 1
     drops_K, before_K = drops_T[steps_K - 1], sums_T[steps_K - 1]
     log_rates_K = np.log(np.maximum(rates_T[steps_K], _SMALLEST))
