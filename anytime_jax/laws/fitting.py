@@ -163,15 +163,16 @@ def profile(
         raise ValueError(f"factors={factors!r} must ascend and be above 0")
     values = getattr(law, name) * factors_V
     found: dict[int, tuple[float, dict[str, float]]] = {}
-    # From the fitted value outwards, each from its neighbour.
+    # From the fitted value outwards, each from its neighbour and from the fit.
     nearest = int(np.abs(np.log(factors_V)).argmin())
     order = [*range(nearest, -1, -1), *range(nearest + 1, len(values))]
     for i in order:
-        towards = i + 1 if i < nearest else i - 1
-        start = found[towards][1] if i != nearest else law.parameters
+        neighbour = found.get(i + 1 if i < nearest else i - 1)
+        starts = [law.parameters] + ([neighbour[1]] if neighbour else [])
         fixed = {name: values[i]}
         problem = Problem(type(law), list(curves), law.conventions, fixed)
-        found[i] = problem.minimise(start | fixed, start | fixed, 0.0)
+        runs = [problem.minimise(s | fixed, s | fixed, 0.0) for s in starts]
+        found[i] = min(runs, key=lambda run: run[0])
     points = sum(len(curve.steps) for curve in curves)
     objective = [found[i][0] * points * DELTA**2 for i in range(len(values))]
     return Profile(

@@ -17,6 +17,19 @@ TEST = (
     "wsdcon_3",
     "wsdcon_18",
 )
+SPLIT = (TRAIN, TEST)
+SIZES = (25, 100)
+# As printed by the authors' code: L0, A, alpha, B, C, beta, gamma.
+PARAMETERS = {
+    25: (
+        *(3.04045406, 0.52468604, 0.50786857, 363.78751622),
+        *(2.06560812, 0.58279013, 0.64142257),
+    ),
+    100: (
+        *(2.6514477, 0.60115152, 0.45295811, 437.9464276),
+        *(2.13245612, 0.59785199, 0.65523644),
+    ),
+}
 
 
 def rates(name: str) -> np.ndarray:
@@ -56,7 +69,12 @@ def load(size: int) -> dict[str, laws.Curve]:
 
     Args:
       size: of the model, in millions of parameters: 25 or 100.
+
+    Raises:
+      ValueError: they are not there.
     """
+    if folder() is None:
+        raise ValueError("there is no mpl folder: see experiments/published.py")
     files = {name: folder() / f"csv_{size}" / f"{name}.csv" for name in TRAIN + TEST}
     return {
         name: laws.Curve.from_csv(path, rates=rates(name))
