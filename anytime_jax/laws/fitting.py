@@ -236,7 +236,7 @@ class Problem:
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(-_BOX, _BOX)] * len(names),
-                options=dict(maxiter=1000, ftol=1e-12, gtol=1e-7),
+                options=dict(maxiter=1000, ftol=1e-11, gtol=1e-7),
             )
         values = np.exp(start_F + found.x)
         return float(found.fun), self.fixed | dict(

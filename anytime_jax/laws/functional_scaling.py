@@ -38,7 +38,8 @@ class FunctionalScalingLaw(Law):
       >>> law.predict([0.25, 0.25, 0.25, 0.25], at=[3])
       array([3.5])
 
-    Source: Li et al., 2025, arXiv 2509.19189, appendix B.2.
+    Source: the functional scaling law, 2025, arXiv 2509.19189, appendix B.2; that T_i
+    holds the rate of its own step is our reading.
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("L0", "c1", "s", "c2", "c3", "c4", "gamma")

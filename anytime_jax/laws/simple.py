@@ -129,7 +129,7 @@ def optimum(curves: Sequence[Curve]) -> dict[str, float]:
                 jac=True,
                 method="L-BFGS-B",
                 bounds=np.stack([log_4 - 3, log_4 + 3], axis=1),
-                options=dict(maxiter=1000, ftol=1e-12, gtol=1e-8),
+                options=dict(maxiter=1000, ftol=1e-10, gtol=1e-7),
             )
         )
     best = np.exp(min(runs, key=lambda run: run.fun).x)
