@@ -1,14 +1,24 @@
-"""Loss curves predicted from measured ones: fit a law, predict any other schedule.
+"""What loss a recipe, a size or an amount of data reaches, from fitted curves.
 
 Everything is computed in float64 and returned as NumPy arrays.
 
 * `Curve`: a measured curve and the rate of each of its steps.
 * `MultiPowerLaw`, `AnnealingLaw`, `ForwardMomentumLaw`, `FunctionalScalingLaw` and the
-  baseline `SimpleLaw`: laws of one interface, `Law`.
+  baseline `SimpleLaw`: from the rates of a run to its loss curve, one interface, `Law`.
 * `optimal_schedule`, `best_peak`, `final_losses`: what a law says is best.
 * `profile`, `UnidentifiedWarning`: how surely curves determine a law's parameters.
+* `chinchilla`, `isoflop`, `average_parameters`: laws of sizes and amounts of data.
+* `collapse`, `running`, `timescale`: curves of all sizes on one.
 """
 
+from anytime_jax.laws import (
+    average_parameters,
+    chinchilla,
+    collapse,
+    isoflop,
+    running,
+    timescale,
+)
 from anytime_jax.laws.annealing import AnnealingLaw
 from anytime_jax.laws.curves import Curve
 from anytime_jax.laws.fitting import Fitted, Profile, UnidentifiedWarning, profile
@@ -37,9 +47,15 @@ __all__ = [
     "SimpleLaw",
     "UnidentifiedWarning",
     "average_errors",
+    "average_parameters",
     "best_peak",
+    "chinchilla",
+    "collapse",
     "errors",
     "final_losses",
+    "isoflop",
     "optimal_schedule",
     "profile",
+    "running",
+    "timescale",
 ]
