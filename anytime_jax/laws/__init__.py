@@ -5,6 +5,7 @@ Everything is computed in float64 and returned as NumPy arrays.
 * `Curve`: a measured curve and the rate of each of its steps.
 * `MultiPowerLaw`, `AnnealingLaw`, `ForwardMomentumLaw`, `FunctionalScalingLaw` and the
   baseline `SimpleLaw`: from the rates of a run to its loss curve, one interface, `Law`.
+* `predict_average`, `equivalent_rates`: the loss of averaged weights under any `Law`.
 * `optimal_schedule`, `best_peak`, `final_losses`: what a law says is best.
 * `profile`, `UnidentifiedWarning`: how surely curves determine a law's parameters.
 * `chinchilla`, `isoflop`, `average_parameters`: laws of sizes and amounts of data.
@@ -20,6 +21,7 @@ from anytime_jax.laws import (
     timescale,
 )
 from anytime_jax.laws.annealing import AnnealingLaw
+from anytime_jax.laws.averaged import equivalent_rates, predict_average
 from anytime_jax.laws.curves import Curve
 from anytime_jax.laws.fitting import Fitted, Profile, UnidentifiedWarning, profile
 from anytime_jax.laws.forward_momentum import ForwardMomentumLaw
@@ -51,10 +53,12 @@ __all__ = [
     "best_peak",
     "chinchilla",
     "collapse",
+    "equivalent_rates",
     "errors",
     "final_losses",
     "isoflop",
     "optimal_schedule",
+    "predict_average",
     "profile",
     "running",
     "timescale",

@@ -43,6 +43,7 @@ class FunctionalScalingLaw(Law):
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("L0", "c1", "s", "c2", "c3", "c4", "gamma")
+    PROGRESS: ClassVar[tuple[str, str]] = ("c1", "s")
     SHRUNK: ClassVar[tuple[str, ...]] = ("c2", "c3", "c4", "gamma")
 
     # The unseen curves of the multi-power law's authors, 25M and 100M, are predicted

@@ -29,6 +29,8 @@ class Law(abc.ABC):
     """
 
     PARAMETERS: ClassVar[tuple[str, ...]]
+    # Coefficient and exponent of the term that falls with the sum of the rates.
+    PROGRESS: ClassVar[tuple[str, str]] = ("A", "alpha")
     CONVENTIONS: ClassVar[tuple[str, ...]] = ()
     # Those that a regularised fit holds near its start.
     SHRUNK: ClassVar[tuple[str, ...]] = ()
