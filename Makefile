@@ -29,5 +29,6 @@ bench: install
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/theory.py
+	$(BIN)/python benchmarks/laws.py
 
 .PHONY: install demo test test-slow lint bench

@@ -8,7 +8,7 @@ import importlib
 
 from anytime_jax import averaging, schedules
 
-_ON_FIRST_USE = ("data", "models", "reporting", "theory", "training")
+_ON_FIRST_USE = ("data", "laws", "models", "reporting", "theory", "training")
 
 __all__ = ["averaging", "schedules", *_ON_FIRST_USE]
 

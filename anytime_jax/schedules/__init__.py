@@ -2,7 +2,8 @@
 
 Counts start at 0, as in optax: `schedule(0)` is the rate of the first update. A trunk
 has no horizon among its arguments, a fixed-horizon schedule has, and `cooldown`
-branches off any schedule. `scale_by` makes a gradient transformation of one.
+branches off any schedule. `scale_by` makes a gradient transformation of one,
+`rates` a table.
 """
 
 import inspect
@@ -23,6 +24,7 @@ from anytime_jax.schedules.fixed_horizon import (
     wsqd,
 )
 from anytime_jax.schedules.refined import refined_from_gradient_norms
+from anytime_jax.schedules.tables import Rates, rates
 from anytime_jax.schedules.transform import ScaleByState, scale_by
 from anytime_jax.schedules.trunks import (
     constant,
@@ -35,6 +37,7 @@ from anytime_jax.schedules.values import from_values
 
 __all__ = [
     "SHAPES",
+    "Rates",
     "ScaleByState",
     "Shape",
     "build",
@@ -51,6 +54,7 @@ __all__ = [
     "multi_step",
     "power_decay",
     "power_scheduler",
+    "rates",
     "refined_from_gradient_norms",
     "scale_by",
     "step_decay",

@@ -1,0 +1,388 @@
+"""Fits of laws: Huber loss of log residuals, in the logarithms of the parameters.
+
+    mean over all points of huber(log loss - log prediction) / delta^2
+      + ridge sum over SHRUNK of log(parameter / start)^2
+
+with delta = 1e-3 is minimised by L-BFGS-B from several starts, with gradients by
+automatic differentiation. For this alone, laws take neighbouring falls of the rate as
+one, which moves a prediction by about 1e-5; predictions and scores are exact.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from anytime_jax.laws.curves import Curve
+
+DELTA = 1e-3
+GROUP = 32
+PROCEDURES = ("regularised", "converged", "published")
+
+# A parameter whose logarithm has a larger standard error is not identified.
+_UNIDENTIFIED = 0.5
+_BOX = 3.0
+_DIFFERENCE = 1e-4
+
+
+class UnidentifiedWarning(UserWarning):
+    """The curves that a law was fitted to do not determine one of its parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """How the parameters of a law were found.
+
+    Attributes:
+      procedure: as `Law.fit` was given it.
+      ridge: the weight of the ridge, 0 for none.
+      objective: sum over all points of the Huber loss of the log residuals, exact.
+      curves: names of the curves.
+      points: their recorded points, all together.
+      final_error: the largest error, without sign, in the mean of the last eight
+        points of a curve, in nats.
+      standard_errors: by name, of the logarithm of the parameter, and so its relative
+        error; infinite where the curves say nothing. From Gauss-Newton, with residuals
+        that may be correlated over a tenth of a curve; what the ridge adds counts.
+      unidentified: the parameters that the curves alone leave open: without the ridge,
+        the standard error of the logarithm is above 0.5.
+    """
+
+    procedure: str
+    ridge: float
+    objective: float
+    curves: tuple[str, ...]
+    points: int
+    final_error: float
+    standard_errors: dict[str, float]
+    unidentified: tuple[str, ...]
+
+
+class Profile(NamedTuple):
+    """The best fit for each of several values of one parameter.
+
+    Attributes:
+      values: of the parameter, float64 [V].
+      objective: the sum of the Huber loss over all points, minimised over the other
+        parameters, float64 [V]. It is flat where the curves do not tell values apart.
+      parameters: of the fits, V of them.
+    """
+
+    values: np.ndarray
+    objective: np.ndarray
+    parameters: list[dict[str, float]]
+
+
+def huber(residuals: np.ndarray) -> np.ndarray:
+    """Returns r^2 / 2 up to |r| = 1e-3 = delta, then delta (|r| - delta / 2).
+
+    Args:
+      residuals: of logarithms.
+
+    Example:
+      >>> huber(np.array([1e-3, -2e-3])) / 1e-6
+      array([0.5, 1.5])
+    """
+    inside = np.minimum(np.abs(residuals), DELTA)
+    return inside * (np.abs(residuals) - inside / 2)
+
+
+def fit(
+    law: type,
+    curves: Sequence[Curve],
+    procedure: str,
+    ridge: float | None,
+    fixed: Mapping[str, float],
+    conventions: Mapping[str, Any],
+):
+    """Fits a law: see `Law.fit`, which calls this."""
+    curves = list(curves)
+    if not curves:
+        raise ValueError("curves must hold at least one curve")
+    if procedure not in PROCEDURES:
+        raise ValueError(f"procedure={procedure!r} must be one of {PROCEDURES}")
+    if ridge is not None and not (ridge >= 0 and procedure == "regularised"):
+        raise ValueError(
+            f"ridge={ridge!r} must be a number >= 0, and be left out unless "
+            f"procedure='regularised'"
+        )
+    unknown = [name for name in fixed if name not in law.PARAMETERS]
+    unknown += [name for name in conventions if name not in law.CONVENTIONS]
+    if unknown:
+        known = ", ".join((*law.PARAMETERS, *law.CONVENTIONS))
+        raise ValueError(f"{unknown[0]} must be a field of {law.__name__}: {known}")
+    law.check(**conventions)
+    ridge = law.RIDGE if ridge is None else ridge
+    ridge = ridge if procedure == "regularised" and law.SHRUNK else 0.0
+    problem = Problem(law, curves, conventions, fixed)
+    if procedure == "published":
+        if fixed:
+            raise ValueError(f"fixed={dict(fixed)!r} must be empty for 'published'")
+        parameters = law.published(curves, **conventions)
+    else:
+        starts = [start | dict(fixed) for start in law.starts(curves, **conventions)]
+        # The ridge leaves one valley; without it there may be several.
+        used = starts[:1] if ridge else starts
+        found = [problem.minimise(start, starts[0], ridge) for start in used]
+        parameters = min(found, key=lambda one: one[0])[1]
+    return _with_record(problem, parameters, procedure, ridge)
+
+
+def profile(
+    law: Any,
+    curves: Sequence[Curve],
+    name: str,
+    factors: Sequence[float] = (0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 2.0),
+) -> Profile:
+    """Returns the profile likelihood of a parameter: the best fit at each value.
+
+    Args:
+      law: a fitted law.
+      curves: what it was fitted to.
+      name: of the parameter.
+      factors: multiples of its fitted value, ascending, all above 0.
+
+    Returns:
+      A `Profile`, without ridge, whatever the law was fitted with.
+
+    Raises:
+      ValueError: there is no such parameter, or a factor is out of range.
+    """
+    if name not in law.PARAMETERS:
+        known = ", ".join(law.PARAMETERS)
+        raise ValueError(f"name={name!r} must be a parameter: {known}")
+    factors_V = np.asarray(factors, np.float64)
+    listed = factors_V.ndim == 1 and len(factors_V) > 0
+    if not (listed and factors_V[0] > 0 and (np.diff(factors_V) > 0).all()):
+        raise ValueError(f"factors={factors!r} must ascend and be above 0")
+    values = getattr(law, name) * factors_V
+    found: dict[int, tuple[float, dict[str, float]]] = {}
+    # From the fitted value outwards, each from its neighbour and from the fit.
+    nearest = int(np.abs(np.log(factors_V)).argmin())
+    order = [*range(nearest, -1, -1), *range(nearest + 1, len(values))]
+    for i in order:
+        neighbour = found.get(i + 1 if i < nearest else i - 1)
+        starts = [law.parameters] + ([neighbour[1]] if neighbour else [])
+        fixed = {name: values[i]}
+        problem = Problem(type(law), list(curves), law.conventions, fixed)
+        runs = [problem.minimise(s | fixed, s | fixed, 0.0) for s in starts]
+        found[i] = min(runs, key=lambda run: run[0])
+    points = sum(len(curve.steps) for curve in curves)
+    objective = [found[i][0] * points * DELTA**2 for i in range(len(values))]
+    return Profile(
+        values, np.array(objective), [found[i][1] for i in range(len(values))]
+    )
+
+
+class Problem:
+    """A law, curves and what is fixed: an objective of the other parameters."""
+
+    def __init__(
+        self,
+        law: type,
+        curves: Sequence[Curve],
+        conventions: Mapping[str, Any],
+        fixed: Mapping[str, float],
+    ):
+        """Computes what the formula needs of each curve.
+
+        Args:
+          law: the class.
+          curves: at least one.
+          conventions: of the law.
+          fixed: values of some parameters.
+        """
+        self.law, self.curves, self.conventions = law, curves, dict(conventions)
+        self.fixed = {name: float(value) for name, value in fixed.items()}
+        self.free = tuple(n for n in law.PARAMETERS if n not in fixed)
+        self.features = tuple(
+            law.features(c.rates, c.steps, group=GROUP, **conventions) for c in curves
+        )
+        self.log_losses = tuple(np.log(curve.losses) for curve in curves)
+
+    def minimise(
+        self, start: Mapping[str, float], prior: Mapping[str, float], ridge: float
+    ) -> tuple[float, dict[str, float]]:
+        """Returns the least objective found from a start, and its parameters.
+
+        Args:
+          start: all parameters, above 0; each stays within a factor of e^3.
+          prior: where the ridge is centred.
+          ridge: its weight.
+        """
+        names, law = self.free, self.law
+        if not names:
+            return self.value(start), dict(start)
+        start_F, prior_F = (np.log([p[n] for n in names]) for p in (start, prior))
+        weights_F = np.array([ridge * (name in law.SHRUNK) for name in names])
+        with jax.enable_x64(True):
+            data = jax.device_put((self.fixed, self.features, self.log_losses))
+
+            def objective(shift_F: np.ndarray) -> tuple[float, np.ndarray]:
+                value, slope_F = _value_and_slope(
+                    start_F + shift_F, prior_F, weights_F, *data, law=law, names=names
+                )
+                return float(value), np.array(slope_F)
+
+            found = scipy.optimize.minimize(
+                objective,
+                np.zeros(len(names)),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(-_BOX, _BOX)] * len(names),
+                options=dict(maxiter=1000, ftol=1e-11, gtol=1e-7),
+            )
+        values = np.exp(start_F + found.x)
+        return float(found.fun), self.fixed | dict(
+            zip(names, values.tolist(), strict=True)
+        )
+
+    def value(self, parameters: Mapping[str, float]) -> float:
+        """Returns the mean over all points of huber / delta^2, without ridge."""
+        formula = self.law.formula
+        residuals = [
+            np.log(formula(np, parameters, features)) - log_losses
+            for features, log_losses in zip(self.features, self.log_losses, strict=True)
+        ]
+        return float(huber(np.concatenate(residuals)).mean() / DELTA**2)
+
+    def certainty(
+        self, parameters: Mapping[str, float], ridge: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the standard errors of the logarithms, with the ridge and without.
+
+        Of an M-estimator: inverse curvature, times the variance of the slope, times
+        inverse curvature. The slopes of points of one curve may be correlated over a
+        tenth of it, with Bartlett's weights.
+
+        Args:
+          parameters: all of them.
+          ridge: the weight of the ridge.
+
+        Returns:
+          Two arrays, float64 [free parameters].
+        """
+        curvature_FxF, spread_FxF, inside = 0.0, 0.0, 0
+        for features, log_losses_P in zip(self.features, self.log_losses, strict=True):
+            slope_PxF = self._slopes(parameters, features)
+            log_P = np.log(self.law.formula(np, parameters, features))
+            residual_P = log_P - log_losses_P
+            inside += np.count_nonzero(np.abs(residual_P) < DELTA)
+            curvature_FxF += slope_PxF.T @ slope_PxF
+            score_PxF = np.clip(residual_P, -DELTA, DELTA)[:, None] * slope_PxF
+            spread_FxF += _long_run(score_PxF)
+        points = sum(map(len, self.log_losses))
+        curvature_FxF *= max(inside, 1) / points
+        shrunk_F = np.array([name in self.law.SHRUNK for name in self.free])
+        added_FxF = np.diag(2 * ridge * DELTA**2 * points * shrunk_F)
+        return tuple(
+            _deviations(curvature_FxF + extra, spread_FxF) for extra in (added_FxF, 0.0)
+        )
+
+    def _slopes(self, parameters: Mapping[str, float], features) -> np.ndarray:
+        """The derivatives of log losses by log parameters, [P, F]."""
+        columns = []
+        for name in self.free:
+            up, down = (
+                self.law.formula(
+                    np, {**parameters, name: parameters[name] * np.exp(h)}, features
+                )
+                for h in (_DIFFERENCE, -_DIFFERENCE)
+            )
+            columns.append(np.log(up / down) / (2 * _DIFFERENCE))
+        return np.stack(columns, axis=1)
+
+
+def _long_run(score_PxF: np.ndarray) -> np.ndarray:
+    """The variance of the sum of correlated rows."""
+    total_FxF = score_PxF.T @ score_PxF
+    lags = len(score_PxF) // 10
+    for lag in range(1, lags + 1):
+        shifted_FxF = score_PxF[lag:].T @ score_PxF[:-lag]
+        total_FxF += (1 - lag / (lags + 1)) * (shifted_FxF + shifted_FxF.T)
+    return total_FxF
+
+
+def _deviations(curvature_FxF: np.ndarray, spread_FxF: np.ndarray) -> np.ndarray:
+    """Roots of the diagonal of C^-1 S C^-1; infinite where C is singular."""
+    scale_F = np.sqrt(np.diag(curvature_FxF))
+    seen_F = scale_F > 0
+    found_F = np.full(len(scale_F), np.inf)
+    scale_S = scale_F[seen_F]
+    scaled_SxS = curvature_FxF[np.ix_(seen_F, seen_F)] / np.outer(scale_S, scale_S)
+    values_S, vectors_SxS = np.linalg.eigh(scaled_SxS)
+    kept_S = values_S > 1e-12
+    inverse_SxS = (vectors_SxS[:, kept_S] / values_S[kept_S]) @ vectors_SxS[:, kept_S].T
+    spread_SxS = spread_FxF[np.ix_(seen_F, seen_F)] / np.outer(scale_S, scale_S)
+    variance_S = np.diag(inverse_SxS @ spread_SxS @ inverse_SxS)
+    # What has a part in a direction without curvature is not determined either.
+    open_S = (vectors_SxS[:, ~kept_S] ** 2).sum(axis=1) > 1e-6
+    found_F[seen_F] = np.where(
+        open_S, np.inf, np.sqrt(np.maximum(variance_S, 0)) / scale_S
+    )
+    return found_F
+
+
+def _with_record(
+    problem: Problem, parameters: Mapping[str, float], procedure: str, ridge: float
+):
+    """The law with its record; warns of what the curves leave open."""
+    law = problem.law(**parameters, **problem.conventions)
+    residuals = [
+        np.log(law.predict(curve.rates, curve.steps) / curve.losses)
+        for curve in problem.curves
+    ]
+    errors_F, alone_F = problem.certainty(parameters, ridge)
+    unidentified = tuple(
+        name
+        for name, error in zip(problem.free, alone_F, strict=True)
+        if not error <= _UNIDENTIFIED
+    )
+    record = Fitted(
+        procedure=procedure,
+        ridge=ridge,
+        objective=float(huber(np.concatenate(residuals)).sum()),
+        curves=tuple(curve.name for curve in problem.curves),
+        points=sum(map(len, residuals)),
+        final_error=max(
+            abs(law.errors(curve)["final_error"]) for curve in problem.curves
+        ),
+        standard_errors=dict(zip(problem.free, errors_F.tolist(), strict=True)),
+        unidentified=unidentified,
+    )
+    if unidentified:
+        names = ", ".join(record.curves)
+        warnings.warn(
+            f"{problem.law.__name__}: the curves {names} do not determine "
+            f"{', '.join(unidentified)}",
+            UnidentifiedWarning,
+            stacklevel=4,
+        )
+    return dataclasses.replace(law, fitted=record)
+
+
+def _log_losses(log_F, fixed, features, law, names):
+    free = {name: jnp.exp(log_F[i]) for i, name in enumerate(names)}
+    # A trial step may lead to losses that are not positive.
+    return jnp.log(jnp.maximum(law.formula(jnp, free | fixed, features), DELTA))
+
+
+@functools.partial(jax.jit, static_argnames=("law", "names"))
+@functools.partial(jax.value_and_grad, argnums=0)
+def _value_and_slope(
+    log_F, prior_F, weights_F, fixed, features, log_losses, *, law, names
+):
+    total = 0.0
+    for one, log_losses_P in zip(features, log_losses, strict=True):
+        log_P = _log_losses(log_F, fixed, one, law, names)
+        size_P = jnp.abs(log_P - log_losses_P) / DELTA
+        inside_P = jnp.minimum(size_P, 1.0)
+        total += jnp.sum(inside_P * (size_P - inside_P / 2))
+    points = sum(map(len, log_losses))
+    return total / points + jnp.sum(weights_F * (log_F - prior_F) ** 2)

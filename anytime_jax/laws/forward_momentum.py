@@ -1,0 +1,121 @@
+"""The forward and momentum law: sums over the rows of a log, normalised as in Adam."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from anytime_jax.averaging import weights
+from anytime_jax.laws import simple
+from anytime_jax.laws.curves import Curve
+from anytime_jax.laws.law import Law
+from anytime_jax.laws.reductions import warmup_end
+
+WARMUPS = ("ramp", "constant")
+_BETA1, _BETA2, _SCALE, _TINY = 0.9, 0.999, 1e5, 1e-8
+
+
+class Features(NamedTuple):
+    """The forward effect S and the annealing momentum M at P steps."""
+
+    sums_P: np.ndarray
+    momenta_P: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardMomentumLaw(Law):
+    """A power of the forward effect, less a sum of normalised falls of the rate.
+
+        L = L0 + A S^-alpha - C M
+        S_i = S_{i-1} + rate_i every,   M_i = M_{i-1} + m_i / (sqrt(v_i) + 1e-8)
+
+    where i are the rows of a log with a row every `every` steps, at the steps
+    `every - 1`, `2 every - 1`, ..., m and v are Adam's moments (0.9, 0.999, with the
+    correction of their start) of the falls `(rate_{i-1} - rate_i) every`, and v is
+    1e5 times Adam's, and 1e-8 more. Between rows S and M are linear.
+
+    M depends on `every`: predict with the one that the law was fitted with. For models
+    of one size the authors' term of the size is part of L0.
+
+    Attributes:
+      L0: the loss after any number of steps, in nats.
+      A: of the power.
+      alpha: its exponent.
+      C: nats for each unit of M.
+      every: steps between rows.
+      warmup: `ramp`, the rates are what they are; or `constant`, the warmup counts as
+        steps at the peak, so that its rises are no part of v. Which one the authors'
+        logs mean is not known; on measured curves the ramp is the better.
+
+    Example:
+      >>> law = ForwardMomentumLaw(3.0, 0.5, 0.5, 2.0, every=2)
+      >>> law.predict([0.25] * 4, at=[1, 3])
+      array([3.70710678, 3.5       ])
+
+    Source: Wang et al., 2025, arXiv 2512.13705, and their code; where the rows are,
+    and what is between them, is ours.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "C")
+    CONVENTIONS: ClassVar[tuple[str, ...]] = ("every", "warmup")
+
+    L0: float
+    A: float
+    alpha: float
+    C: float
+    every: int = 128
+    warmup: str = "ramp"
+
+    @classmethod
+    def check(cls, every: int = 128, warmup: str = "ramp") -> None:
+        """Refuses conventions that are not known."""
+        weights.require_count("every", every, least=1)
+        if warmup not in WARMUPS:
+            raise ValueError(f"warmup={warmup!r} must be one of {', '.join(WARMUPS)}")
+
+    @classmethod
+    def features(cls, rates_T, at_P, *, group=1, every=128, warmup="ramp"):
+        """Returns what the formula needs of a schedule; it is exact for any `group`."""
+        if warmup == "constant":
+            rates_T, end = rates_T.copy(), warmup_end(rates_T)
+            rates_T[:end] = rates_T[end]
+        # The last row may be after the last step: the rate stays until then.
+        rows = -(-(int(at_P[-1]) + 1) // every)
+        steps_R = np.arange(1, rows + 1) * every - 1
+        rates_R = rates_T[np.minimum(steps_R, at_P[-1])]
+        falls_R = -np.diff(rates_R, prepend=rates_R[0]) * every
+        first = second = total = 0.0
+        momenta_R = np.empty(rows)
+        for i, fall in enumerate(falls_R, 1):
+            first = _BETA1 * first + (1 - _BETA1) * fall
+            second = _BETA2 * second + (1 - _BETA2) * fall**2
+            spread = _SCALE * second / (1 - _BETA2**i) + _TINY
+            total += first / (1 - _BETA1**i) / (np.sqrt(spread) + _TINY)
+            momenta_R[i - 1] = total
+        # Before the first row nothing has happened: step -1.
+        rows_R1, at = np.append(-1, steps_R), at_P
+        sums_R1 = np.append(0, np.cumsum(rates_R * every))
+        return Features(
+            np.interp(at, rows_R1, sums_R1),
+            np.interp(at, rows_R1, np.append(0, momenta_R)),
+        )
+
+    @staticmethod
+    def formula(xp, parameters: Mapping, features: Features):
+        """Returns the losses."""
+        p, f = parameters, features
+        return p["L0"] + p["A"] * f.sums_P ** -p["alpha"] - p["C"] * f.momenta_P
+
+    @classmethod
+    def starts(cls, curves: Sequence[Curve], **conventions) -> list[dict[str, float]]:
+        """Returns the simple law's optimum, with C of the same final gain."""
+        found = simple.optimum(curves)
+        worth = found.pop("B")
+        largest = max(
+            abs(cls.features(c.rates, c.steps[-1:], **conventions).momenta_P[0])
+            for c in curves
+        )
+        gains = max(worth * (c.rates.max() - c.rates[c.steps[-1]]) for c in curves)
+        C = gains / largest if gains > 0 and largest > 0 else 1.0
+        return [found | dict(C=factor * C) for factor in (1.0, 0.2)]

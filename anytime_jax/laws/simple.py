@@ -1,0 +1,179 @@
+"""The law that knows of annealing only where the rate is now: a baseline."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from anytime_jax.laws import fitting
+from anytime_jax.laws.curves import Curve
+from anytime_jax.laws.law import Law
+
+_ORDER = ("L0", "A", "alpha", "B")
+
+
+class Features(NamedTuple):
+    """Sums of the rates, and how far the rate is below its peak, at P steps."""
+
+    sums_P: np.ndarray
+    below_P: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleLaw(Law):
+    """A power of the sum of rates, and the present rate.
+
+    `L(t) = L0 + A S(t)^-alpha - B (peak - rate(t))`, where S(t) is the sum of the rates
+    of the steps 0 ... t and the peak is the largest of them.
+
+    It is the baseline that a law of annealing has to beat, and where fits of those
+    start from. A fall of the rate has its whole effect at once.
+
+    Attributes:
+      L0: the loss after any number of steps, in nats.
+      A: of the power.
+      alpha: its exponent.
+      B: nats for each unit of the rate.
+
+    Example:
+      >>> law = SimpleLaw(L0=3.0, A=0.5, alpha=0.5, B=100.0)
+      >>> law.predict([0.25, 0.25, 0.5, 0.499], at=[2, 3])
+      array([3.5       , 3.30838444])
+
+    Source: the first stage of the fit of Luo et al., 2025, arXiv 2503.12811.
+    """
+
+    PARAMETERS: ClassVar[tuple[str, ...]] = _ORDER
+
+    L0: float
+    A: float
+    alpha: float
+    B: float
+
+    @classmethod
+    def features(cls, rates_T, at_P, *, group: int = 1) -> Features:
+        """Returns what the formula needs of a schedule."""
+        rates_T = rates_T[: at_P[-1] + 1]
+        peaks_T = np.maximum.accumulate(rates_T)
+        return Features(np.cumsum(rates_T)[at_P], (peaks_T - rates_T)[at_P])
+
+    @staticmethod
+    def formula(xp, parameters: Mapping, features: Features):
+        """Returns the losses."""
+        p = parameters
+        power_P = p["A"] * features.sums_P ** -p["alpha"]
+        return p["L0"] + power_P - p["B"] * features.below_P
+
+    @classmethod
+    def starts(cls, curves: Sequence[Curve]) -> list[dict[str, float]]:
+        """Returns starts at several limits below the least loss."""
+        peak = max(curve.rates.max() for curve in curves)
+        found = []
+        for gap in (0.02, 0.1, 0.3):
+            limit, A, alpha = power_start(curves, gap)
+            found.append(dict(L0=limit, A=A, alpha=alpha, B=0.1 / peak))
+        return found
+
+    @classmethod
+    def published(cls, curves: Sequence[Curve]) -> dict[str, float]:
+        """Returns the best of 135 runs of L-BFGS-B from a grid of starts."""
+        least = min(curve.losses.min() for curve in curves)
+        _, A, alpha = power_start(curves, 0.01)
+        # The authors have 100 ... 1000 at a peak of 3e-4.
+        peak = max(curve.rates.max() for curve in curves)
+        grid = itertools.product(
+            least + np.linspace(-0.2, 0.2, 5),
+            A + np.linspace(-0.1, 0.1, 3),
+            alpha + np.linspace(-0.1, 0.1, 3),
+            np.linspace(0.03, 0.3, 3) / peak,
+        )
+        points = _points(curves)
+        runs = [
+            scipy.optimize.minimize(
+                _sum_and_slope,
+                np.array(start),
+                args=points,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(0, np.inf)] * 4,
+                options=dict(maxiter=100_000, ftol=1e-9, gtol=1e-6),
+            )
+            for start in grid
+        ]
+        best = min(runs, key=lambda run: run.fun)
+        return dict(zip(_ORDER, best.x.tolist(), strict=True))
+
+
+def optimum(curves: Sequence[Curve]) -> dict[str, float]:
+    """Returns the parameters that a fit without ridge converges to, sooner than it.
+
+    Args:
+      curves: at least one.
+    """
+    points, scale = _points(curves), 1e4
+
+    def objective(log_4: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope_4 = _sum_and_slope(np.exp(log_4), *points)
+        return scale * value, scale * slope_4 * np.exp(log_4)
+
+    runs = []
+    for start in SimpleLaw.starts(curves):
+        log_4 = np.log([start[name] for name in _ORDER])
+        runs.append(
+            scipy.optimize.minimize(
+                objective,
+                log_4,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=np.stack([log_4 - 3, log_4 + 3], axis=1),
+                options=dict(maxiter=1000, ftol=1e-10, gtol=1e-7),
+            )
+        )
+    best = np.exp(min(runs, key=lambda run: run.fun).x)
+    return dict(zip(_ORDER, best.tolist(), strict=True))
+
+
+def power_start(curves: Sequence[Curve], gap: float) -> tuple[float, float, float]:
+    """Returns a limit, a factor and an exponent that fit the losses roughly.
+
+    Args:
+      curves: at least two different points, all together.
+      gap: the limit is so far below the least loss.
+
+    Raises:
+      ValueError: there is only one point.
+    """
+    sums, _, log_losses = _points(curves)
+    losses = np.exp(log_losses)
+    if len(np.unique(sums)) < 2:
+        raise ValueError("curves must have at least two different recorded steps")
+    limit = max(losses.min() - gap, losses.min() / 10)
+    slope, intercept = np.polyfit(np.log(sums), np.log(losses - limit), 1)
+    return float(limit), float(np.exp(intercept)), float(max(-slope, 0.01))
+
+
+def _points(curves: Sequence[Curve]) -> tuple[np.ndarray, ...]:
+    """Sums of rates, distances from the peak and log losses of all curves."""
+    features = [SimpleLaw.features(curve.rates, curve.steps) for curve in curves]
+    losses = np.concatenate([curve.losses for curve in curves])
+    return *map(np.concatenate, zip(*features, strict=True)), np.log(losses)
+
+
+def _sum_and_slope(
+    parameters_4: np.ndarray,
+    sums: np.ndarray,
+    below: np.ndarray,
+    log_losses: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """The sum of the Huber loss over all points, of the parameters themselves."""
+    L0, A, alpha, B = parameters_4
+    power = sums**-alpha
+    losses = L0 + A * power - B * below
+    residuals = np.log(np.maximum(losses, 1e-3)) - log_losses
+    pull = np.clip(residuals, -fitting.DELTA, fitting.DELTA) / np.maximum(losses, 1e-3)
+    by_alpha = -A * power * np.log(sums)
+    slope_4 = [pull.sum(), pull @ power, pull @ by_alpha, -pull @ below]
+    return fitting.huber(residuals).sum(), np.array(slope_4)

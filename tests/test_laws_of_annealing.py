@@ -1,0 +1,237 @@
+"""The laws beside the multi-power law: annealing, forward momentum, functional."""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from anytime_jax import laws, schedules
+from anytime_jax.laws import annealing
+from experiments.multi_power_law import curves
+from tests import mpl
+
+ANNEALING = laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0, memory=8.0)
+FUNCTIONAL = laws.FunctionalScalingLaw(2.0, 0.6, 0.4, 9.0, 0.7, 30.0, 0.6)
+MOMENTUM = laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 3.0, every=4)
+AT = np.array([5, 6, 7, 19, 20, 21, 29, 38, 39])
+
+
+def annealing_twin(law, rates, t):
+    rates = list(rates)
+    if law.warmup == "constant":
+        end = 0
+        while end + 1 < len(rates) and rates[end + 1] > rates[end]:
+            end += 1
+        rates[:end] = [rates[end]] * end
+    area = math.fsum(
+        (rates[k - 1] - rates[k]) * law.momentum ** (i - k)
+        for i in range(1, t + 1)
+        for k in range(1, i + 1)
+    )
+    return law.L0 + law.A * math.fsum(rates[: t + 1]) ** -law.alpha - law.C * area
+
+
+def functional_twin(law, rates, t):
+    now = math.fsum(rates[: t + 1])
+    gained = 0.0
+    for k in range(1, t + 1):
+        then = math.fsum(rates[: k + 1])
+        share = 1 - (1 + law.c4 * (now - then)) ** -law.gamma
+        fall = max(rates[k - 1] - rates[k], 0)
+        gained += fall * (law.c3 + then**-law.s) * share
+    return law.L0 + law.c1 * now**-law.s - law.c2 * gained
+
+
+def momentum_twin(law, rates, t):
+    """At a step that has a row."""
+    total = rates[law.every - 1] * law.every
+    first = second = moved = 0.0
+    rows = range(law.every - 1, t + 1, law.every)
+    for i, row in enumerate(rows):
+        fall = (rates[row - law.every] - rates[row]) * law.every if i else 0.0
+        total += rates[row] * law.every if i else 0.0
+        first = 0.9 * first + 0.1 * fall
+        second = 0.999 * second + 0.001 * fall * fall
+        high = second / (1 - 0.999 ** (i + 1)) * 1e5
+        moved += first / (1 - 0.9 ** (i + 1)) / (math.sqrt(high + 1e-8) + 1e-8)
+    return law.L0 + law.A * total**-law.alpha - law.C * moved
+
+
+RATES = {
+    "constant": np.full(40, 3e-3),
+    "warmup": np.append(np.linspace(0, 3e-3, 7), np.full(33, 3e-3)),
+    "cosine": schedules.rates(
+        schedules.cosine(peak=3e-3, total_steps=40, warmup_steps=5), 40
+    ),
+    "linear": schedules.rates(schedules.linear(peak=3e-3, total_steps=36), 40),
+    "two steps": np.repeat([3e-3, 1e-3, 4e-4], [20, 10, 10]),
+    "cyclic": np.tile([3e-3, 2e-3, 1e-3, 2e-3], 10),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_sums_as_they_are_written(name):
+    rates = RATES[name]
+    for warmup in annealing.WARMUPS:
+        law = laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0, memory=8.0, warmup=warmup)
+        expected = [annealing_twin(law, rates, t) for t in AT]
+        assert_allclose(law.predict(rates, AT), expected, rtol=1e-12)
+    expected = [functional_twin(FUNCTIONAL, rates, t) for t in AT]
+    assert_allclose(FUNCTIONAL.predict(rates, AT), expected, rtol=1e-12)
+    rows = np.array([3, 7, 11, 23, 39])
+    expected = [momentum_twin(MOMENTUM, rates, t) for t in rows]
+    assert_allclose(MOMENTUM.predict(rates, rows), expected, rtol=1e-12)
+
+
+GOLDEN = [  # schedule, step, S1 and S2 with a constant warmup, and with the ramp
+    ("constant_24000", 23999, 7.2, 0.0, 6.876, -0.3000),
+    ("cosine_24000", 8000, 2.31076606, 0.03256034, 1.98676606, -0.26708384),
+    ("cosine_24000", 23999, 4.251735, 0.26726457, 3.927735, -0.03273543),
+    ("wsd_20000_24000", 23999, 6.46917305, 0.23676559, 6.14517305, -0.06323441),
+    ("wsdcon_9", 15999, 3.12, 0.20992983, 2.796, -0.09007005),
+]
+
+
+@pytest.mark.parametrize(("name", "step", *(f"x{i}" for i in range(4))), GOLDEN)
+def test_golden_features(name, step, x0, x1, x2, x3):
+    rates = curves.rates(name)
+    for warmup, expected in dict(constant=(x0, x1), ramp=(x2, x3)).items():
+        law = laws.AnnealingLaw(1.0, 1.0, 1.0, 1.0, memory=1000.0, warmup=warmup)
+        for at in ([step], [step // 3, step // 2, step]):  # In any number of parts.
+            found = law.features(rates, np.array(at), warmup=warmup)
+            area = annealing.areas(np, law.memory, found)[-1]
+            assert_allclose((found.sums_P[-1], area), expected, atol=1e-8, rtol=0)
+
+
+def test_numpy_and_jax_agree():
+    at = np.array([3, 4, 17, 39])
+    cases = (ANNEALING, FUNCTIONAL, MOMENTUM)
+    for law in cases:
+        features = law.features(RATES["cosine"], at, **law.conventions)
+        with jax.enable_x64(True):
+            found = law.formula(jnp, law.parameters, jax.device_put(features))
+            assert found.dtype == jnp.float64
+        own = law.formula(np, law.parameters, features)
+        assert_allclose(found, own, rtol=1e-13)
+    assert not jax.config.jax_enable_x64
+
+
+def test_a_memory_of_one_step_is_the_present_rate():
+    law = laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0, memory=1.0)
+    simple = laws.SimpleLaw(2.0, 0.6, 0.4, 3.0)
+    rates = RATES["two steps"]
+    assert_allclose(law.predict(rates, AT), simple.predict(rates, AT), rtol=1e-8)
+    with pytest.raises(ValueError, match=r"memory=0.5 must be at least 1 step"):
+        laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0, memory=0.5)
+
+
+def test_rises_count_in_the_annealing_law_and_not_in_the_functional_one():
+    rates = np.repeat([3e-3, 1e-3, 2e-3], [10, 10, 20])
+    low = np.repeat([3e-3, 1e-3], [10, 30])
+    area = 2e-3 * 8 * (1 - (7 / 8) ** 30) - 1e-3 * 8 * (1 - (7 / 8) ** 20)
+    power = 2.0 + 0.6 * rates.sum() ** -0.4
+    assert_allclose(ANNEALING.predict(rates, 39), power - 3.0 * area, rtol=1e-12)
+    shares = [functional_twin(FUNCTIONAL, r, 39) for r in (rates, low)]
+    assert_allclose(
+        [FUNCTIONAL.predict(r, 39) for r in (rates, low)], shares, rtol=1e-12
+    )
+
+
+def test_steps_at_rate_zero_go_on_lowering_the_annealing_law():
+    rates = np.repeat([3e-3, 0.0], [20, 60])
+    found = ANNEALING.predict(rates, [20, 40, 79])
+    assert (np.diff(found) < 0).all()
+    # The other two stand still.
+    assert np.ptp(FUNCTIONAL.predict(rates, [20, 40, 79])) < 1e-15
+
+
+def test_between_rows_the_forward_law_is_linear_in_its_sums():
+    features = MOMENTUM.features(RATES["cosine"], np.arange(40), every=4, warmup="ramp")
+    for values in features:
+        assert_allclose(np.diff(values[3:], 2)[0::4], 0, atol=1e-12)
+    assert np.abs(np.diff(features.momenta_P[3::4])).min() > 0
+
+
+def test_the_log_s_grid_is_part_of_the_forward_law():
+    fine = laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 3.0, every=1)
+    found = [law.predict(RATES["cosine"], 39) for law in (fine, MOMENTUM)]
+    assert abs(np.diff(found)) > 0.01
+    with pytest.raises(ValueError, match="every=0 must be an integer >= 1"):
+        laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 3.0, every=0)
+    for law in (laws.ForwardMomentumLaw, laws.AnnealingLaw):
+        with pytest.raises(ValueError, match="warmup='paper' must be one of ramp, con"):
+            law(2.0, 0.6, 0.4, 3.0, warmup="paper")
+
+
+STEPS = np.arange(100, 2000, 20)
+
+
+def family():
+    run = dict(peak=3e-3, warmup_steps=100)
+    made = dict(
+        constant=schedules.constant(**run),
+        cosine=schedules.cosine(**run, total_steps=2000),
+        low=schedules.multi_step(**run, boundaries=[600], factor=0.1),
+        wsd=schedules.wsd(**run, total_steps=2000),
+    )
+    return {name: schedules.rates(schedule, 2000) for name, schedule in made.items()}
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        laws.AnnealingLaw(2.0, 0.6, 0.4, 0.4, memory=60.0),
+        laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 0.5, every=20),
+        laws.FunctionalScalingLaw(2.0, 0.6, 0.4, 60.0, 0.7, 30.0, 0.6),
+    ],
+)
+def test_known_parameters_are_recovered(law):
+    measured = [
+        laws.Curve(rates, STEPS, law.predict(rates, STEPS), name)
+        for name, rates in family().items()
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", laws.UnidentifiedWarning)
+        found = type(law).fit(measured, "converged", **law.conventions)
+    assert found.conventions == law.conventions
+    assert found.score(measured)["worst_error"] < 1e-4
+    for name in ("L0", law.PARAMETERS[1], law.PARAMETERS[2]):
+        assert_allclose(getattr(found, name), getattr(law, name), rtol=0.01)
+    if not isinstance(law, laws.FunctionalScalingLaw):
+        assert_allclose(found.C, law.C, rtol=0.01)
+
+
+def test_laws_without_a_known_procedure_say_so():
+    curve = laws.Curve(RATES["cosine"], [9, 19, 39], [3.0, 2.5, 2.25])
+    message = "must be 'converged' or 'regularised' for FunctionalScalingLaw"
+    with pytest.raises(ValueError, match=message):
+        laws.FunctionalScalingLaw.fit([curve], "published")
+
+
+@mpl.needs_curves
+@pytest.mark.parametrize(
+    ("size", "memory", "parameters", "r2"),
+    [
+        (25, 200.0, (3.0364, 0.5223, 0.5036, 1.9108), 0.99796),
+        (100, 500.0, (2.6696, 0.5751, 0.4808, 0.9294), 0.99854),
+    ],
+)
+def test_the_annealing_law_on_published_curves(size, memory, parameters, r2):
+    law = laws.AnnealingLaw.fit(mpl.train(size), "converged", fixed=dict(memory=memory))
+    found = [getattr(law, name) for name in ("L0", "A", "alpha", "C")]
+    assert_allclose(found, parameters, rtol=1e-3)
+    assert_allclose(law.score(mpl.test(size))["r2"], r2, atol=5e-5, rtol=0)
+    free = laws.AnnealingLaw.fit(mpl.train(size), "converged")
+    assert free.fitted.objective <= law.fitted.objective
+
+
+@mpl.needs_curves
+def test_the_functional_law_on_published_curves():
+    with pytest.warns(laws.UnidentifiedWarning):
+        law = laws.FunctionalScalingLaw.fit(mpl.train(25), "converged")
+    assert law.fitted.objective < 1.65e-4
+    assert law.score(mpl.test(25))["r2"] > 0.998

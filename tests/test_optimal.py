@@ -1,0 +1,184 @@
+import math
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from anytime_jax import laws, schedules
+from experiments import published
+from experiments.multi_power_law import curves
+from tests import mpl
+
+LAW = laws.MultiPowerLaw(2.0, 0.6, 0.4, 30.0, 1.5, 0.6, 0.55)
+FUNCTIONAL = laws.FunctionalScalingLaw(2.0, 0.6, 0.4, 20.0, 0.5, 30.0, 0.6)
+RUN = dict(peak=3e-3, steps=2000, warmup_steps=100)
+
+
+@pytest.fixture(scope="module", params=[LAW, FUNCTIONAL])
+def best(request):
+    """A law and its best schedule."""
+    found = laws.optimal_schedule(request.param, **RUN, floor=3e-5, law_error=1e-9)
+    return request.param, found
+
+
+def test_the_schedule_is_one_that_can_be_trained(best):
+    _, found = best
+    assert_allclose(found.rates[:100], 3e-3 * np.arange(100) / 100, rtol=1e-12)
+    assert found.rates[100] == 3e-3
+    assert (np.diff(found.rates[100:]) <= 0).all()
+    assert found.rates[100:].min() >= 3e-5
+    with jax.enable_x64(True):
+        table = [float(found.schedule(count)) for count in (0, 50, 1500, 1999, 10**6)]
+    assert_array_equal(table, found.rates[[0, 50, 1500, 1999, 1999]])
+
+
+def test_its_loss_is_what_the_law_predicts(best):
+    law, found = best
+    assert_allclose(found.loss, law.predict(found.rates, 1999), rtol=1e-14)
+    run = dict(peak=3e-3, total_steps=2000, warmup_steps=100, warmup_start=0.0)
+    for name in ("cosine", "linear"):
+        schedule = getattr(schedules, name)(**run, final_fraction=0.01)
+        gain = law.predict(schedule, 1999) - found.loss
+        assert_allclose(found.gains[name], gain, rtol=1e-10)
+    losses = [
+        law.predict(
+            schedules.wsd(
+                **run, shape="linear", cooldown_fraction=f, final_fraction=0.01
+            ),
+            1999,
+        )
+        for f in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+    ]
+    assert_allclose(found.gains["wsd"], min(losses) - found.loss, atol=1e-6)
+
+
+def test_nothing_near_it_is_better(best):
+    law, found = best
+    random = np.random.default_rng(0)
+    for size in (0.03, 0.3):
+        for _ in range(30):
+            wave = np.interp(
+                np.linspace(0, 1, 1900), np.linspace(0, 1, 12), random.normal(size=12)
+            )
+            moved = found.rates.copy()
+            moved[100:] = np.clip(moved[100:] * np.exp(size * wave), 3e-5, 3e-3)
+            moved[100:] = np.minimum.accumulate(moved[100:])
+            assert law.predict(moved, 1999) > found.loss - 2e-5
+
+
+def test_it_beats_a_search_over_families(best):
+    law, found = best
+    x = np.arange(1900) / 1900
+    for start in (0.5, 0.7, 0.8, 0.9):
+        for power in (1.0, 1.5, 2.0):
+            shape = np.minimum((1 - x) / (1 - start), 1) ** power
+            body = 3e-5 + (3e-3 - 3e-5) * shape
+            loss = law.predict(np.append(found.rates[:100], body), 1999)
+            assert loss > found.loss - 2e-5
+
+
+def test_cautions():
+    def caution(law, error):
+        return laws.optimal_schedule(law, **RUN, law_error=error).caution
+
+    assert caution(LAW, 1e-9) == ""
+    text = "the gain over cosine, linear, wsd is below the law's own error in final"
+    assert caution(LAW, 10.0).startswith(text)
+    assert caution(LAW, None).endswith("give law_error")
+    steps = np.arange(200, 2000, 50)
+    measured = [
+        laws.Curve(rates, steps, LAW.predict(rates, steps) + 0.02 * (steps > 1500))
+        for rates in (
+            schedules.rates(schedules.constant(peak=3e-3), 2000),
+            schedules.rates(schedules.cosine(peak=3e-3, total_steps=2000), 2000),
+        )
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", laws.UnidentifiedWarning)
+        fitted = laws.MultiPowerLaw.fit(measured)
+    assert f"{fitted.fitted.final_error:.4f} nats" in caution(fitted, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(floor=3e-3), r"floor=0.003 must be in \[0, peak=0.003\)"),
+        (dict(floor=-1.0), r"floor=-1.0 must be in \[0"),
+        (dict(peak=math.inf), r"must be in \[0, peak=inf\)"),
+        (dict(steps=1), "steps=1 must be an integer >= 2"),
+        (dict(warmup_steps=1999), "warmup_steps=1999 must be at most steps - 2 = 1998"),
+        (dict(law=laws.SimpleLaw(2.0, 0.6, 0.4, 3.0)), "law=SimpleLaw must be a Multi"),
+        (dict(law=laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0)), "law=AnnealingLaw must be a"),
+    ],
+)
+def test_errors(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        laws.optimal_schedule(**dict(law=LAW, **RUN) | change)
+    assert "\n" not in str(error.value)
+
+
+def test_final_losses():
+    made = [schedules.cosine(peak=3e-3, total_steps=500), 1e-3, np.full(500, 2e-3)]
+    found = laws.final_losses(LAW, made, 500)
+    assert_array_equal(found, [LAW.predict(one, 499) for one in made])
+
+
+def test_the_best_peak_where_the_law_has_one():
+    # Where gamma is above 2, falls from larger rates pay off too late.
+    law = laws.MultiPowerLaw(2.0, 0.3, 0.4, 300.0, 1e-10, 0.5, 4.0)
+    schedule = schedules.cosine(peak=3e-3, total_steps=400)
+    rates = schedules.rates(schedule, 400)
+    multiple = laws.best_peak(law, schedule, 400)
+    least = law.predict(multiple * rates, 399)
+    for other in (0.1, 0.8, 0.99, 1.01, 1.2, 10.0):
+        assert law.predict(other * multiple * rates, 399) >= least
+    again = laws.best_peak(law, 2 * rates, 400)
+    assert_allclose(2 * again, multiple, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        LAW,
+        FUNCTIONAL,
+        laws.SimpleLaw(2.0, 0.6, 0.4, 3.0),
+        laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0),
+        laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 3.0),
+    ],
+)
+def test_the_best_peak_is_refused_where_it_is_not_covered(law):
+    schedule = schedules.linear(peak=3e-3, total_steps=400, final_fraction=0.1)
+    with pytest.raises(ValueError, match="does not cover the peak"):
+        laws.best_peak(law, schedule, 400)
+    # What the refusal says is so.
+    rates = schedules.rates(schedule, 400)
+    found = [law.predict(factor * rates, 399) for factor in (1.0, 2.0, 8.0)]
+    assert (np.diff(found) < 0).all()
+    with pytest.raises(ValueError, match="must be two ascending numbers above 0"):
+        laws.best_peak(law, schedule, 400, between=(1.0, 1.0))
+
+
+PUBLISHED = {25: (3.1496773, 3.1499, 3.23753), 100: (2.7941367, 2.7943, 2.90247)}
+
+
+@pytest.mark.parametrize("size", mpl.SIZES)
+def test_the_published_optimum(size):
+    law = laws.MultiPowerLaw(*mpl.PUBLISHED[size])
+    shipped, allowed, constant = PUBLISHED[size]
+    found = law.predict(curves.rates("constant_24000"), 23_999)
+    assert_allclose(found, constant, atol=5.1e-6, rtol=0)
+    best = laws.optimal_schedule(law, 3e-4, 24_000, warmup_steps=2160, law_error=0.01)
+    assert best.loss <= allowed
+    assert best.loss <= shipped + 2e-4
+    assert best.caution  # The gain over WSD is small.
+    # At its peak until an eighth is left.
+    start = np.flatnonzero(best.rates[2160:] > 0.999 * 3e-4)[-1] / 21_840
+    assert 0.84 < start < 0.91
+    path = published.find(f"mpl/optimized_schedules/{size}.npy")
+    if path is None:
+        pytest.skip("no mpl folder: ANYTIME_DATA names none")
+    ramp = np.linspace(0, 3e-4, 2160)
+    theirs = law.predict(np.append(ramp, np.load(path)), 23_999)
+    assert_allclose(theirs, shipped, atol=1e-6, rtol=0)
