@@ -104,11 +104,14 @@ def optimal_schedule(
     if not (0 < peak < math.inf and 0 <= floor < peak):
         raise ValueError(f"floor={floor!r} must be in [0, peak={peak!r})")
     run = dict(warmup_steps=warmup_steps, warmup_start=warmup_start)
-    ramp_W = schedules.rates(schedules.constant(peak=peak, **run), steps)[:warmup_steps]
+    if not 0 <= warmup_start <= 1:
+        raise ValueError(f"warmup_start={warmup_start!r} must be in [0, 1]")
+    climbed_W = np.arange(warmup_steps) / max(warmup_steps, 1)
+    ramp_W = peak * (warmup_start + (1 - warmup_start) * climbed_W)
     body_T = _search(law, float(peak), steps - warmup_steps, float(floor), ramp_W)
     rates_T = np.append(ramp_W, body_T)
     loss = float(law.predict(rates_T, steps - 1))
-    others = _others(law, peak, steps, floor, run)
+    others = _others(law, peak, steps, floor, run, ramp_W)
     gains = {name: float(other - loss) for name, other in others.items()}
     return OptimalSchedule(
         schedules.from_values(values=rates_T),
@@ -207,11 +210,15 @@ def _search(
     """The rates after the warmup, [steps]."""
     knots_N = (1 - _LEFT) * (steps - 1)
     past = float(ramp_W.sum())
+    # Between which knots a step is, and how far from the first to the second.
+    where_T = np.interp(np.arange(steps), knots_N, np.arange(len(knots_N)))
+    before_T = np.minimum(where_T.astype(int), len(knots_N) - 2)
+    place_2xT = before_T, where_T - before_T
     with jax.enable_x64(True):
-        data = jax.device_put((law.parameters, peak, floor, past, knots_N))
+        data = jax.device_put((law.parameters, peak, floor, past, place_2xT))
 
         def objective(x_N: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope_N = _final_loss(x_N, *data, law=type(law), steps=steps)
+            value, slope_N = _final_loss(x_N, *data, law=type(law))
             return 1e3 * float(value), 1e3 * np.array(slope_N)
 
         # The share of what is left above the floor that is kept from knot to knot.
@@ -224,21 +231,22 @@ def _search(
             bounds=[(-8, 16)] * len(start_N),
             options=dict(maxiter=200, ftol=1e-9, gtol=1e-6),
         )
-        body_T = np.array(_body(found.x, peak, floor, knots_N, steps, np))
+        body_T = np.array(_body(found.x, peak, floor, place_2xT, np))
     return np.minimum.accumulate(np.clip(body_T, floor, peak))
 
 
-def _body(x_N, peak, floor, knots_N, steps, xp):
+def _body(x_N, peak, floor, place_2xT, xp):
     """Rates from the logits of the share that is kept at every knot."""
     kept_N = xp.cumprod(1 / (1 + xp.exp(-x_N)))
     values_N = floor + (peak - floor) * xp.concatenate([xp.ones(1), kept_N])
-    return xp.interp(xp.arange(steps) * 1.0, knots_N, values_N)
+    before_T, past_T = place_2xT
+    return values_N[before_T] + past_T * xp.diff(values_N)[before_T]
 
 
-@functools.partial(jax.jit, static_argnames=("law", "steps"))
+@functools.partial(jax.jit, static_argnames="law")
 @functools.partial(jax.value_and_grad, argnums=0)
-def _final_loss(x_N, parameters, peak, floor, past, knots_N, *, law, steps):
-    rates_T = _body(x_N, peak, floor, knots_N, steps, jnp)
+def _final_loss(x_N, parameters, peak, floor, past, place_2xT, *, law):
+    rates_T = _body(x_N, peak, floor, place_2xT, jnp)
     sums_T = past + jnp.cumsum(rates_T)
     features = _features(rates_T, sums_T)
     return law.formula(jnp, parameters, features)[0]
@@ -255,7 +263,12 @@ def _features(rates_T, sums_T):
 
 
 def _others(
-    law: Law, peak: float, steps: int, floor: float, run: Mapping[str, float]
+    law: Law,
+    peak: float,
+    steps: int,
+    floor: float,
+    run: Mapping[str, float],
+    ramp_W: np.ndarray,
 ) -> dict[str, float]:
     """The predicted final losses of what it is compared with."""
     made = dict(peak=peak, total_steps=steps, final_fraction=floor / peak, **run)
@@ -264,7 +277,7 @@ def _others(
         "linear": final_losses(law, [schedules.linear(**made)], steps)[0],
     }
     warmup = run["warmup_steps"]
-    table_T = schedules.rates(schedules.constant(peak=peak, **run), steps)
+    table_T = np.append(ramp_W, np.full(steps - warmup, float(peak)))
     for percent in (5, 10, 15, 20, 30, 40):
         cooled = steps * percent // 100
         if 0 < cooled <= steps - warmup:
