@@ -1,5 +1,10 @@
 """Test configuration: eight CPU devices, strict ranks, pinned PRNG settings."""
 
+import os
+
+# Several workers share the cores: threads of BLAS would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 
