@@ -68,8 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         }
     )
     print(to_text(fit, best, values.peak, values.warmup_steps))
-    written = " and ".join(str(path) for path in (out, plot) if path)
-    print(f"\nWrote {written}" if written else "", end="\n" if written else "")
+    law_files.tell_written(out, plot)
     return 0
 
 

@@ -292,7 +292,9 @@ def name_of(law: type) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in words).strip("_")
 
 
-def write(files: Mapping[pathlib.Path | None, Callable[[pathlib.Path], object]]):
+def write(
+    files: Mapping[pathlib.Path | None, Callable[[pathlib.Path], object]],
+) -> None:
     """Writes all files or none, each under another name first.
 
     Args:
@@ -321,6 +323,13 @@ def write(files: Mapping[pathlib.Path | None, Callable[[pathlib.Path], object]])
         for partial in partials.values():
             if partial.exists():
                 partial.unlink()
+
+
+def tell_written(*paths: pathlib.Path | None) -> None:
+    """Prints which files there are now; None for no file."""
+    written = [str(path) for path in paths if path]
+    if written:
+        print(f"\nWrote {' and '.join(written)}")
 
 
 def _read(text: str, values: flags.FlagValues) -> list[tuple[str, Measured]]:
@@ -357,4 +366,9 @@ def _begun(curve: laws.Curve, name: str, begin: int | None) -> laws.Curve:
             f"{curve.steps[-1]}"
         )
     begun = curve.between(first, int(curve.steps[-1]))
+    if not begun.rates[: begun.steps[0] + 1].any():
+        raise BadInput(
+            f"{name}: the rate is 0 up to step {begun.steps[0]}, and --begin must be a "
+            "step after a rate above 0"
+        )
     return laws.Curve(begun.rates, begun.steps, begun.losses, name)

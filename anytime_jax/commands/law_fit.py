@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         }
     )
     print(to_text(law, curves))
-    print(f"\nWrote {out}" + (f" and {plot}" if plot else ""))
+    law_files.tell_written(out, plot)
     return 0
 
 

@@ -78,12 +78,15 @@ def run(arguments: Sequence[str]) -> int:
         raise BadInput(error) from error
     law_files.write({out: lambda path: _write_csv(path, rows), plot: draw})
     print(text)
-    written = " and ".join(str(path) for path in (out, plot) if path)
-    print(f"\nWrote {written}" if written else "", end="\n" if written else "")
+    law_files.tell_written(out, plot)
     return 0
 
 
-def _of_schedule(fit: law_files.Fit, averages, values: flags.FlagValues):
+def _of_schedule(
+    fit: law_files.Fit,
+    averages: Mapping[str, averaging.Average],
+    values: flags.FlagValues,
+):
     """The text, the rows of the csv, and what draws the picture."""
     rates_T = schedule_rates(values.schedule, values.steps)
     begin = reductions.warmup_end(rates_T)
@@ -210,7 +213,9 @@ def _logarithmic(begin: int, steps: int, points: int) -> np.ndarray:
     return np.unique(np.geomspace(begin + 1, steps, points).round().astype(int)) - 1
 
 
-def _tracked(one: law_files.Measured, average, key: str) -> laws.Curve | None:
+def _tracked(
+    one: law_files.Measured, average: averaging.Average, key: str
+) -> laws.Curve | None:
     """The measured curve of an average, if the run tracked it from its start."""
     if one.folder is None or not key.endswith("/raw"):
         return None
