@@ -30,5 +30,6 @@ bench: install
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/laws.py
+	$(BIN)/python benchmarks/laws_chinchilla.py
 
 .PHONY: install demo test test-slow lint bench

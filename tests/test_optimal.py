@@ -54,6 +54,19 @@ def test_its_loss_is_what_the_law_predicts(best):
     assert_allclose(found.gains["wsd"], min(losses) - found.loss, atol=1e-6)
 
 
+def test_what_it_is_compared_with_can_be_had(best):
+    law, found = best
+    others = laws.usual_schedules(law, **RUN, floor=3e-5)
+    assert list(others) == list(found.gains) == ["cosine", "linear", "wsd"]
+    for name, rates in others.items():
+        assert_allclose(law.predict(rates, 1999) - found.loss, found.gains[name])
+        assert_allclose(rates[:100], found.rates[:100], rtol=1e-12)
+    falls = np.flatnonzero(np.diff(others["wsd"]) < 0)
+    assert_array_equal(np.diff(falls), 1)
+    # No cooldown of two steps is a share of them.
+    assert list(laws.usual_schedules(law, 3e-3, 2)) == ["cosine", "linear"]
+
+
 def test_nothing_near_it_is_better(best):
     law, found = best
     random = np.random.default_rng(0)

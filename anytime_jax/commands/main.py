@@ -13,6 +13,7 @@ VERBS = {
     "merge": "merge snapshots of a run into a new one",
     "evaluate": "print the loss of stored weights",
     "kernel": "print and plot what averages and merges remember",
+    "law": "fit loss curves, predict a schedule's, find the best schedule",
 }
 
 _LISTED = "\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items())

@@ -6,7 +6,8 @@ Everything is computed in float64 and returned as NumPy arrays.
 * `MultiPowerLaw`, `AnnealingLaw`, `ForwardMomentumLaw`, `FunctionalScalingLaw` and the
   baseline `SimpleLaw`: from the rates of a run to its loss curve, one interface, `Law`.
 * `predict_average`, `equivalent_rates`: the loss of averaged weights under any `Law`.
-* `optimal_schedule`, `best_peak`, `final_losses`: what a law says is best.
+* `optimal_schedule`, `best_peak`, `final_losses`, `usual_schedules`: what a law says is
+  best.
 * `profile`, `UnidentifiedWarning`: how surely curves determine a law's parameters.
 * `chinchilla`, `isoflop`, `average_parameters`: laws of sizes and amounts of data.
 * `collapse`, `running`, `timescale`: curves of all sizes on one.
@@ -33,6 +34,7 @@ from anytime_jax.laws.optimal import (
     best_peak,
     final_losses,
     optimal_schedule,
+    usual_schedules,
 )
 from anytime_jax.laws.simple import SimpleLaw
 
@@ -62,4 +64,5 @@ __all__ = [
     "profile",
     "running",
     "timescale",
+    "usual_schedules",
 ]

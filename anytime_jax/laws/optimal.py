@@ -111,8 +111,9 @@ def optimal_schedule(
     body_T = _search(law, float(peak), steps - warmup_steps, float(floor), ramp_W)
     rates_T = np.append(ramp_W, body_T)
     loss = float(law.predict(rates_T, steps - 1))
-    others = _others(law, peak, steps, floor, run, ramp_W)
-    gains = {name: float(other - loss) for name, other in others.items()}
+    others = usual_schedules(law, peak, steps, floor, **run)
+    losses = final_losses(law, list(others.values()), steps)
+    gains = dict(zip(others, (losses - loss).tolist(), strict=True))
     return OptimalSchedule(
         schedules.from_values(values=rates_T),
         rates_T,
@@ -262,29 +263,51 @@ def _features(rates_T, sums_T):
     )
 
 
-def _others(
+def usual_schedules(
     law: Law,
     peak: float,
     steps: int,
-    floor: float,
-    run: Mapping[str, float],
-    ramp_W: np.ndarray,
-) -> dict[str, float]:
-    """The predicted final losses of what it is compared with."""
+    floor: float = 0.0,
+    *,
+    warmup_steps: int = 0,
+    warmup_start: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Returns the rates of what `optimal_schedule` compares its schedule with.
+
+    Args:
+      law: says which cooldown of `wsd` is the best.
+      peak: the rate after the warmup.
+      steps: of the run, warmup included.
+      floor: the last rate.
+      warmup_steps: of a linear warmup.
+      warmup_start: the fraction of the peak that it starts from.
+
+    Returns:
+      float64 [steps] each: `cosine`, `linear` and, where one of its cooldowns has a
+      step and leaves the warmup as it is, `wsd`.
+
+    Example:
+      >>> law = MultiPowerLaw(3.0, 0.5, 0.5, 400.0, 1.0, 0.5, 0.5)
+      >>> found = usual_schedules(law, peak=3e-4, steps=1000)
+      >>> {name: float(rates[500].round(5)) for name, rates in found.items()}
+      {'cosine': 0.00015, 'linear': 0.00015, 'wsd': 0.0003}
+    """
+    run = dict(warmup_steps=warmup_steps, warmup_start=warmup_start)
     made = dict(peak=peak, total_steps=steps, final_fraction=floor / peak, **run)
     found = {
-        "cosine": final_losses(law, [schedules.cosine(**made)], steps)[0],
-        "linear": final_losses(law, [schedules.linear(**made)], steps)[0],
+        "cosine": schedules.rates(schedules.cosine(**made), steps),
+        "linear": schedules.rates(schedules.linear(**made), steps),
     }
-    warmup = run["warmup_steps"]
-    table_T = np.append(ramp_W, np.full(steps - warmup, float(peak)))
+    table_T = schedules.rates(schedules.constant(peak=peak, **run), steps)
+    cooled = []
     for percent in (5, 10, 15, 20, 30, 40):
-        cooled = steps * percent // 100
-        if 0 < cooled <= steps - warmup:
+        length = steps * percent // 100
+        if 0 < length <= steps - warmup_steps:
             wsd_T = table_T.copy()
-            wsd_T[-cooled:] += (floor - peak) * np.arange(cooled) / cooled
-            loss = final_losses(law, [wsd_T], steps)[0]
-            found["wsd"] = min(loss, found.get("wsd", np.inf))
+            wsd_T[-length:] += (floor - peak) * np.arange(length) / length
+            cooled.append(wsd_T)
+    if cooled:
+        found["wsd"] = cooled[int(np.argmin(final_losses(law, cooled, steps)))]
     return found
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 # From Okabe and Ito's palette, which the colour-blind can tell apart; for each trunk
 # one colour for its average and one for its cooldowns.
 TRUNKS = (("#0072B2", "#D55E00"), ("#009E73", "#E69F00"), ("#AA4499", "#882255"))
+# For lines without a meaning of their own.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#AA4499", "#94877A")
 RAW, OTHERS, FIXED, GRID = "#94877A", "#6F9EBF", "#000000", "#E6E6E6"
 FONT = 9
 

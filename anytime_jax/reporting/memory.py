@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from anytime_jax.averaging import kernels as kernels_of
+from anytime_jax.reporting import looks
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#AA4499", "#94877A")
-_GRID = "#E6E6E6"
 _BINS = 100
 _LEVELS = (0.9, 0.5, 0.1)
 _NOTE = (
@@ -68,8 +67,8 @@ def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     last = max(len(kernel_T1) for kernel_T1 in kernels.values()) - 1
     edges, width = _bins(last)
     for index, (name, kernel_T1) in enumerate(kernels.items()):
-        color = _COLORS[index % len(_COLORS)]
-        dashes = "-" if index < len(_COLORS) else "--"
+        color = looks.LINES[index % len(looks.LINES)]
+        dashes = "-" if index < len(looks.LINES) else "--"
         line = dict(color=color, linestyle=dashes, linewidth=1.6, label=name)
         steps = np.arange(len(kernel_T1))
         # The initial weights count with the first updates.
@@ -87,7 +86,7 @@ def draw(kernels: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
         axes.set_xlabel("update", fontsize=9)
         axes.set_ylabel(label, fontsize=9)
         axes.tick_params(labelsize=9, length=3)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.grid(axis="y", color=looks.GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=9, frameon=False, loc="upper left")
