@@ -141,6 +141,7 @@ def found_points(curves):
             dict(ridge=1.0, procedure="converged"),
             "ridge=1.0 must be a number >= 0",
         ),
+        (dict(ridge=1.0), "ridge=1.0 must be left out for SimpleLaw"),
         (dict(fixed=dict(delta=1.0)), "delta must be a field of SimpleLaw: L0, A, alp"),
         (dict(warmup="paper"), "warmup must be a field of SimpleLaw: L0, A, alpha, B"),
         (

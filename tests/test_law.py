@@ -107,6 +107,14 @@ def test_other_data_is_refused(data):
         laws.Law.from_dict(data | dict(fitted=None) if data else data)
 
 
+@pytest.mark.parametrize(
+    "change", [dict(parameters={}), dict(conventions=dict(x=1)), dict(fitted=dict(a=1))]
+)
+def test_data_with_other_parts_is_refused(change):
+    with pytest.raises(ValueError, match="must be what Law.to_dict returned: "):
+        laws.Law.from_dict(LAW.to_dict() | change)
+
+
 def test_warmup_end():
     for rates, end in (
         ([0.5, 0.5], 0),

@@ -66,6 +66,10 @@ def files(folder):
             "every='x' must be",
         ),
         (
+            ["fit", "CSV", "--out=OUT.json", "--law=simple:procedure=converged"],
+            "procedure must be a field of SimpleLaw: L0, A, alpha, B",
+        ),
+        (
             ["fit", "CSV", "--out=OUT.json", "--procedure=best"],
             "procedure='best' must be one of",
         ),
@@ -160,7 +164,7 @@ def files(folder):
         (["best-schedule", "LAW", "--peak=1"], "--steps=N is missing"),
         (
             ["best-schedule", "LAW", "--peak=0", "--steps=9"],
-            "floor=0.0 must be in [0, peak=0.0)",
+            "peak=0.0 must be a finite number > 0",
         ),
         (
             ["best-schedule", "LAW", "--peak=1", "--steps=9", "--floor=2"],

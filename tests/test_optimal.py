@@ -119,7 +119,8 @@ def test_cautions():
     [
         (dict(floor=3e-3), r"floor=0.003 must be in \[0, peak=0.003\)"),
         (dict(floor=-1.0), r"floor=-1.0 must be in \[0"),
-        (dict(peak=math.inf), r"must be in \[0, peak=inf\)"),
+        (dict(peak=math.inf), "peak=inf must be a finite number > 0"),
+        (dict(law_error=math.nan), "law_error=nan must be a finite number >= 0"),
         (dict(steps=1), "steps=1 must be an integer >= 2"),
         (dict(warmup_steps=1999), "warmup_steps=1999 must be at most steps - 2 = 1998"),
         (dict(law=laws.SimpleLaw(2.0, 0.6, 0.4, 3.0)), "law=SimpleLaw must be a Multi"),

@@ -190,6 +190,12 @@ def _law(text: str) -> tuple[type, dict]:
     for key, value in fixed.items():
         if type(value) not in (int, float) or not 0 < value < float("inf"):
             raise BadInput(f"--law={text}: {key}={value!r} must be a number above 0")
+    for key in spec:
+        if key not in kind.CONVENTIONS:
+            fields = ", ".join((*kind.PARAMETERS, *kind.CONVENTIONS))
+            raise BadInput(
+                f"--law={text}: {key} must be a field of {kind.__name__}: {fields}"
+            )
     if len(fixed) == len(kind.PARAMETERS):
         raise BadInput(f"--law={text} must leave a parameter to be fitted")
     return kind, dict(fixed=fixed, **spec)

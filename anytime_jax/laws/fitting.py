@@ -118,6 +118,11 @@ def fit(
         known = ", ".join((*law.PARAMETERS, *law.CONVENTIONS))
         raise ValueError(f"{unknown[0]} must be a field of {law.__name__}: {known}")
     law.check(**conventions)
+    if ridge and not law.SHRUNK:
+        raise ValueError(
+            f"ridge={ridge!r} must be left out for {law.__name__}: it has no parameter "
+            "that a ridge holds"
+        )
     ridge = law.RIDGE if ridge is None else ridge
     ridge = ridge if procedure == "regularised" and law.SHRUNK else 0.0
     problem = Problem(law, curves, conventions, fixed)

@@ -95,7 +95,7 @@ class Law(abc.ABC):
         """Returns the parameters that the authors' own procedure gives."""
         raise ValueError(
             f"procedure='published' must be 'converged' or 'regularised' for "
-            f"{cls.__name__}: its authors' procedure is not known"
+            f"{cls.__name__}: its authors' procedure is not offered"
         )
 
     @classmethod
@@ -215,12 +215,17 @@ class Law(abc.ABC):
                 f"of {', '.join(sorted(known))}"
             )
         record = data["fitted"]
-        if record:
-            # JSON knows no tuples.
-            listed = {key: tuple(record[key]) for key in ("curves", "unidentified")}
-            record = fitting.Fitted(**{**record, **listed})
         law = known[data["law"]]
-        return law(**data["parameters"], **data["conventions"], fitted=record)
+        try:
+            if record:
+                # JSON knows no tuples.
+                listed = {key: tuple(record[key]) for key in ("curves", "unidentified")}
+                record = fitting.Fitted(**{**record, **listed})
+            return law(**data["parameters"], **data["conventions"], fitted=record)
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"data={dict(data)!r} must be what Law.to_dict returned: {error}"
+            ) from error
 
     def _predict(self, rates_T: np.ndarray, at_P: np.ndarray) -> np.ndarray:
         """The losses at ascending steps."""

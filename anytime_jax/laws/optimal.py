@@ -101,11 +101,15 @@ def optimal_schedule(
         raise ValueError(
             f"warmup_steps={warmup_steps} must be at most steps - 2 = {steps - 2}"
         )
-    if not (0 < peak < math.inf and 0 <= floor < peak):
+    if not 0 < peak < math.inf:
+        raise ValueError(f"peak={peak!r} must be a finite number > 0")
+    if not 0 <= floor < peak:
         raise ValueError(f"floor={floor!r} must be in [0, peak={peak!r})")
     run = dict(warmup_steps=warmup_steps, warmup_start=warmup_start)
     if not 0 <= warmup_start <= 1:
         raise ValueError(f"warmup_start={warmup_start!r} must be in [0, 1]")
+    if law_error is not None and not 0 <= law_error < math.inf:
+        raise ValueError(f"law_error={law_error!r} must be a finite number >= 0")
     climbed_W = np.arange(warmup_steps) / max(warmup_steps, 1)
     ramp_W = peak * (warmup_start + (1 - warmup_start) * climbed_W)
     body_T = _search(law, float(peak), steps - warmup_steps, float(floor), ramp_W)
