@@ -111,7 +111,7 @@ def test_other_data_is_refused(data):
     "change", [dict(parameters={}), dict(conventions=dict(x=1)), dict(fitted=dict(a=1))]
 )
 def test_data_with_other_parts_is_refused(change):
-    with pytest.raises(ValueError, match="must be what Law.to_dict returned: "):
+    with pytest.raises(ValueError, match=r"must be what Law\.to_dict returned: "):
         laws.Law.from_dict(LAW.to_dict() | change)
 
 
