@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from anytime_jax.laws import collapse
 from experiments import published
-from experiments.collapse import ladders
+from experiments.collapse import ladders, run
 
 CHESS, MLP, CHESS_CONSTANT = (
     published.find(f"supercollapse/{name}.npz")
@@ -179,6 +179,27 @@ def test_published_mlp():
     assert_allclose(found.spread[at], expected, rtol=0.03)
     assert 2.2e-3 * 0.99 < found.floor[at].min() < found.floor[at].max() < 3.7e-3
     assert found.onset == pytest.approx(0.765)
+
+
+@needs_published
+def test_the_onset_at_a_constant_rate_hangs_on_how_the_last_loss_is_read():
+    ladder = ladders.read(CHESS_CONSTANT)
+    measured, _ = run.measure(ladder)
+    assert measured["onset"]["200"] == pytest.approx(0.3)
+    assert measured["onset_over_last_record"]["200"] == pytest.approx(0.53)
+    # The stored last losses are those between records.
+    between = [np.interp(h, *r) for h, r in zip(ladder.horizons, ladder.runs, strict=1)]
+    assert_allclose(ladder.finals, between, rtol=1e-5)
+    # A decayed run has a record at its horizon.
+    decayed = ladders.read(CHESS)
+    assert_allclose(decayed.recorded_finals(), decayed.finals, rtol=1e-6)
+
+
+def test_the_last_record_up_to_the_horizon():
+    runs = [([1.0, 2.0, 3.0], [4.0, 3.0, 2.0])] * 3
+    runs = [tuple(map(np.array, run)) for run in runs]
+    ladder = ladders.Ladder(runs, np.array([1.5, 2.0, 9.0]), np.arange(3), np.ones(3))
+    assert_allclose(ladder.recorded_finals(), [4, 3, 2])
 
 
 @needs_published

@@ -29,6 +29,15 @@ class Ladder(NamedTuple):
             for values in (self.horizons, self.finals)
         )
 
+    def recorded_finals(self) -> np.ndarray:
+        """The last loss that each run recorded up to its horizon, not interpolated."""
+        last = [
+            # The compute of a record may be a rounding above the horizon.
+            losses[compute <= horizon * (1 + 1e-9)][-1]
+            for (compute, losses), horizon in zip(self.runs, self.horizons, strict=True)
+        ]
+        return np.array(last)
+
 
 def read(path: pathlib.Path) -> Ladder:
     """Reads the ladder that a file of published runs holds."""

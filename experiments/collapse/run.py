@@ -30,15 +30,22 @@ def measure(ladder: ladders.Ladder) -> tuple[dict, collapse.Collapse]:
     """Returns the statistics of a ladder, and its normalised curves."""
     ends = collapse.fit_end_points(*ladder.mean_finals())
     sizes = ladder.sizes.tolist()
-    onsets = {}
+    onsets, recorded = {}, {}
+    last_R = ladder.recorded_finals() - ends.irreducible
     for count in GRIDS:
-        onsets[count] = collapse.collapse(
+        found = collapse.collapse(
             ladder.runs,
             ladder.horizons,
             sizes,
             offset=ends.irreducible,
             progress=collapse.progress_grid(count),
-        ).onset
+        )
+        onsets[str(count)] = found.onset
+        # The same curves, divided by the last record instead.
+        at_end_R = ladder.finals - ends.irreducible
+        curves_RxG = found.curves * (at_end_R / last_R)[:, None]
+        spread_G = collapse.spread(curves_RxG)
+        recorded[str(count)] = collapse.onset(found.progress, spread_G, found.floor)
     found = collapse.collapse(
         ladder.runs, ladder.horizons, sizes, offset=ends.irreducible
     )
@@ -49,7 +56,8 @@ def measure(ladder: ladders.Ladder) -> tuple[dict, collapse.Collapse]:
         end_points=ends._asdict(),
         spread=found.spread[at].tolist(),
         floor=found.floor[at].tolist() if seeded else None,
-        onset={str(count): onset for count, onset in onsets.items()},
+        onset=onsets,
+        onset_over_last_record=recorded,
     ), found
 
 
