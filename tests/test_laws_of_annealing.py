@@ -21,7 +21,7 @@ AT = np.array([5, 6, 7, 19, 20, 21, 29, 38, 39])
 
 
 def annealing_twin(law, rates, t):
-    rates = list(rates)
+    rates = list(rates[: t + 1])
     if law.warmup == "constant":
         end = 0
         while end + 1 < len(rates) and rates[end + 1] > rates[end]:
@@ -139,6 +139,26 @@ def test_rises_count_in_the_annealing_law_and_not_in_the_functional_one():
     assert_allclose(
         [FUNCTIONAL.predict(r, 39) for r in (rates, low)], shares, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        laws.AnnealingLaw(2.0, 0.6, 0.4, 3.0, memory=8.0, warmup="constant"),
+        laws.ForwardMomentumLaw(2.0, 0.6, 0.4, 3.0, every=4, warmup="constant"),
+    ],
+)
+def test_inside_the_warmup_nothing_hangs_on_what_comes_later(law):
+    schedule = schedules.cosine(peak=3e-3, total_steps=40, warmup_steps=10)
+    rates = schedules.rates(schedule, 40)
+    at = np.arange(1, 10)
+    expected = 2.0 + 0.6 * ((at + 1) * rates[at]) ** -0.4
+    assert_allclose(law.predict(rates, at), expected, rtol=1e-12)
+    assert_allclose(law.predict(schedule, at), expected, rtol=1e-12)
+    assert_allclose(law.predict(rates, np.append(at, 39))[:-1], expected, rtol=1e-12)
+    for t in (*at, 15, 39):
+        found = law.predict(schedule, t)
+        assert_allclose(law.predict(rates, t), found, rtol=1e-14)
 
 
 def test_steps_at_rate_zero_go_on_lowering_the_annealing_law():

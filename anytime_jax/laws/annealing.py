@@ -53,7 +53,8 @@ class AnnealingLaw(Law):
       C: nats for each unit of the area.
       memory: how many steps the momentum goes back, >= 1; 1000 is lambda = 0.999.
       warmup: `ramp`, the rates are what they are, and the rises of the warmup count;
-        or `constant`, the authors', the warmup counts as steps at the peak.
+        or `constant`, the authors', the warmup counts as steps at the peak, and before
+        its end as steps at the rate that it has reached.
 
     Example:
       >>> law = AnnealingLaw(L0=3.0, A=0.5, alpha=0.5, C=2.0, memory=2.0)
@@ -93,15 +94,17 @@ class AnnealingLaw(Law):
     @classmethod
     def features(cls, rates_T, at_P, *, group=1, warmup="ramp") -> Features:
         """Returns what the formula needs of a schedule; it is exact for any `group`."""
-        rates_T = rates_T[: at_P[-1] + 1].copy()
-        if warmup == "constant":
-            end = warmup_end(rates_T)
-            rates_T[:end] = rates_T[end]
-        drops_T = -np.diff(rates_T)
+        rates_T = rates_T[: at_P[-1] + 1]
+        end = warmup_end(rates_T) if warmup == "constant" else 0
+        level_T = np.append(np.full(end, rates_T[end]), rates_T[end:])
+        # A step of the warmup does not know the peak to come.
+        own_P = (at_P + 1) * rates_T[at_P]
+        sums_P = np.where(at_P < end, own_P, np.cumsum(level_T)[at_P])
+        drops_T = -np.diff(level_T)
         steps_K = np.flatnonzero(drops_T) + 1
         interval_K = np.searchsorted(at_P, steps_K)
         return Features(
-            np.cumsum(rates_T)[at_P],
+            sums_P,
             np.diff(at_P, prepend=-1).astype(np.float64),
             drops_T[steps_K - 1],
             (at_P[interval_K] - steps_K).astype(np.float64),

@@ -45,8 +45,9 @@ class ForwardMomentumLaw(Law):
       C: nats for each unit of M.
       every: steps between rows.
       warmup: `ramp`, the rates are what they are; or `constant`, the warmup counts as
-        steps at the peak, so that its rises are no part of v. Which one the authors'
-        logs mean is not known; on measured curves the ramp is the better.
+        steps at the peak, so that its rises are no part of v, and before its end as
+        steps at the rate that it has reached. Which one the authors' logs mean is not
+        known; on measured curves the ramp is the better.
 
     Example:
       >>> law = ForwardMomentumLaw(3.0, 0.5, 0.5, 2.0, every=2)
@@ -77,13 +78,13 @@ class ForwardMomentumLaw(Law):
     @classmethod
     def features(cls, rates_T, at_P, *, group=1, every=128, warmup="ramp"):
         """Returns what the formula needs of a schedule; it is exact for any `group`."""
-        if warmup == "constant":
-            rates_T, end = rates_T.copy(), warmup_end(rates_T)
-            rates_T[:end] = rates_T[end]
+        rates_T = rates_T[: at_P[-1] + 1]
+        end = warmup_end(rates_T) if warmup == "constant" else 0
+        level_T = np.append(np.full(end, rates_T[end]), rates_T[end:])
         # The last row may be after the last step: the rate stays until then.
         rows = -(-(int(at_P[-1]) + 1) // every)
         steps_R = np.arange(1, rows + 1) * every - 1
-        rates_R = rates_T[np.minimum(steps_R, at_P[-1])]
+        rates_R = level_T[np.minimum(steps_R, at_P[-1])]
         falls_R = -np.diff(rates_R, prepend=rates_R[0]) * every
         first = second = total = 0.0
         momenta_R = np.empty(rows)
@@ -94,11 +95,15 @@ class ForwardMomentumLaw(Law):
             total += first / (1 - _BETA1**i) / (np.sqrt(spread) + _TINY)
             momenta_R[i - 1] = total
         # Before the first row nothing has happened: step -1.
-        rows_R1, at = np.append(-1, steps_R), at_P
-        sums_R1 = np.append(0, np.cumsum(rates_R * every))
+        rows_R1 = np.append(-1, steps_R)
+        sums_P, momenta_P = (
+            np.interp(at_P, rows_R1, np.append(0, values_R))
+            for values_R in (np.cumsum(rates_R * every), momenta_R)
+        )
+        # A step of the warmup does not know the peak to come.
+        own_P = (at_P + 1) * rates_T[at_P]
         return Features(
-            np.interp(at, rows_R1, sums_R1),
-            np.interp(at, rows_R1, np.append(0, momenta_R)),
+            np.where(at_P < end, own_P, sums_P), np.where(at_P < end, 0, momenta_P)
         )
 
     @staticmethod
