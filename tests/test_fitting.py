@@ -146,7 +146,7 @@ def found_points(curves):
         (dict(warmup="paper"), "warmup must be a field of SimpleLaw: L0, A, alpha, B"),
         (
             dict(procedure="published", fixed=dict(B=1.0)),
-            "must be empty for",
+            "fixed={'B': 1.0} must hold nothing for 'published'",
         ),
     ],
 )

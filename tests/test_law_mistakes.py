@@ -78,10 +78,10 @@ def files(folder):
                 "fit",
                 "CSV",
                 "--out=OUT.json",
-                "--law=annealing",
+                "--law=functional_scaling",
                 "--procedure=published",
             ],
-            "procedure='published' must be 'converged' or 'regularised' for Annealing",
+            "procedure='published' must be 'converged' or 'regularised' for Functional",
         ),
         (["fit", "NONE.csv", "--out=OUT.json"], "NONE.csv' must be a csv file that ex"),
         (

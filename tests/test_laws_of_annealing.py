@@ -1,5 +1,6 @@
 """The laws beside the multi-power law: annealing, forward momentum, functional."""
 
+import dataclasses
 import math
 import warnings
 
@@ -10,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from anytime_jax import laws, schedules
-from anytime_jax.laws import annealing
+from anytime_jax.laws import annealing, forward_momentum, simple
 from experiments.multi_power_law import curves
 from tests import mpl
 
@@ -201,6 +202,13 @@ def family():
     return {name: schedules.rates(schedule, 2000) for name, schedule in made.items()}
 
 
+def measured(law):
+    return [
+        laws.Curve(rates, STEPS, law.predict(rates, STEPS), name)
+        for name, rates in family().items()
+    ]
+
+
 @pytest.mark.parametrize(
     "law",
     [
@@ -210,24 +218,81 @@ def family():
     ],
 )
 def test_known_parameters_are_recovered(law):
-    measured = [
-        laws.Curve(rates, STEPS, law.predict(rates, STEPS), name)
-        for name, rates in family().items()
-    ]
+    curves = measured(law)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
-        found = type(law).fit(measured, "converged", **law.conventions)
+        found = type(law).fit(curves, "converged", **law.conventions)
     assert found.conventions == law.conventions
-    assert found.score(measured)["worst_error"] < 1e-4
+    assert found.score(curves)["worst_error"] < 1e-4
     for name in ("L0", law.PARAMETERS[1], law.PARAMETERS[2]):
         assert_allclose(getattr(found, name), getattr(law, name), rtol=0.01)
     if not isinstance(law, laws.FunctionalScalingLaw):
         assert_allclose(found.C, law.C, rtol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore::anytime_jax.laws.UnidentifiedWarning")
+def test_the_published_fit_of_the_annealing_law_takes_its_memory_as_given():
+    law = laws.AnnealingLaw(2.0, 0.6, 0.4, 0.4, memory=60.0, warmup="constant")
+    found = laws.AnnealingLaw.fit(
+        measured(law), "published", warmup="constant", fixed=dict(memory=60.0)
+    )
+    assert found.memory == 60.0
+    for name, value in law.parameters.items():
+        assert_allclose(getattr(found, name), value, rtol=0.01)
+    assert set(found.fitted.standard_errors) == {"L0", "A", "alpha", "C"}
+    assert laws.AnnealingLaw.fit(measured(law), "published").memory == 1000.0
+
+
+def raw_huber(law, curves):
+    """The sum over all points, point by point."""
+    total = 0.0
+    for curve in curves:
+        for off in abs(law.predict(curve.rates, curve.steps) - curve.losses):
+            total += off**2 / 2 if off <= 1e-3 else 1e-3 * (off - 5e-4)
+    return total
+
+
+def test_the_published_fit_of_the_forward_law_is_of_raw_residuals():
+    curves = measured(laws.AnnealingLaw(2.0, 0.6, 0.4, 0.4, memory=60.0))
+    found = laws.ForwardMomentumLaw.fit(curves, "published", every=20)
+    least = raw_huber(found, curves)
+    for name in found.PARAMETERS:
+        for factor in (0.998, 1.002):
+            moved = found.parameters | {name: factor * getattr(found, name)}
+            other = laws.ForwardMomentumLaw(**moved, **found.conventions)
+            assert raw_huber(other, curves) > least
+    of_logs = laws.ForwardMomentumLaw.fit(curves, "converged", every=20)
+    assert raw_huber(of_logs, curves) > 1.0001 * least
+    assert of_logs.fitted.objective < found.fitted.objective
+
+
+@pytest.mark.filterwarnings("ignore::anytime_jax.laws.UnidentifiedWarning")
+def test_the_published_fit_of_the_forward_law_has_bounds():
+    law = laws.ForwardMomentumLaw(0.9, 0.6, 0.4, 0.5, every=20)
+    found = laws.ForwardMomentumLaw.fit(measured(law), "published", every=20)
+    assert found.L0 == 1.1
+    law = dataclasses.replace(law, L0=2.0)
+    found = laws.ForwardMomentumLaw.fit(measured(law), "published", every=20)
+    for name, value in law.parameters.items():
+        assert_allclose(getattr(found, name), value, rtol=0.01)
+
+
+def test_published_fits_refuse_what_their_authors_do_not_do():
+    curves = measured(ANNEALING)
+    message = "fixed={'C': 1.0} must hold nothing but memory for 'published'"
+    with pytest.raises(ValueError, match=message):
+        laws.AnnealingLaw.fit(curves, "published", fixed=dict(C=1.0))
+    with pytest.raises(ValueError, match=r"memory=0\.5 must be at least 1 step"):
+        laws.AnnealingLaw.fit(curves, "published", fixed=dict(memory=0.5))
+    early = laws.Curve(RATES["warmup"], [3, 9, 39], [3.0, 2.5, 2.25], "early")
+    message = r"early: steps\[0\]=3 must be at least 6, the end of the warmup"
+    with pytest.raises(ValueError, match=message):
+        laws.AnnealingLaw.fit([early], "published")
+
+
 def test_laws_without_a_known_procedure_say_so():
     curve = laws.Curve(RATES["cosine"], [9, 19, 39], [3.0, 2.5, 2.25])
-    message = "must be 'converged' or 'regularised' for FunctionalScalingLaw"
+    message = "FunctionalScalingLaw: no procedure of its authors is recorded"
     with pytest.raises(ValueError, match=message):
         laws.FunctionalScalingLaw.fit([curve], "published")
 
@@ -247,6 +312,30 @@ def test_the_annealing_law_on_published_curves(size, memory, parameters, r2):
     assert_allclose(law.score(mpl.test(size))["r2"], r2, atol=5e-5, rtol=0)
     free = laws.AnnealingLaw.fit(mpl.train(size), "converged")
     assert free.fitted.objective <= law.fitted.objective
+
+
+@mpl.needs_curves
+@pytest.mark.parametrize(
+    ("size", "memory", "r2"),
+    [(25, 1e3, 0.99326), (25, 500, 0.994), (100, 1e3, 0.99588), (100, 500, 0.9965)],
+)
+def test_the_annealing_law_s_own_fit_on_published_curves(size, memory, r2):
+    law = laws.AnnealingLaw.fit(
+        mpl.train(size), "published", warmup="constant", fixed=dict(memory=memory)
+    )
+    digits = len(str(r2)) - 2
+    assert round(law.score(mpl.test(size))["r2"], digits) == r2
+
+
+@mpl.needs_curves
+def test_the_forward_law_s_own_fit_ends_where_any_start_leads():
+    law = laws.ForwardMomentumLaw.fit(mpl.train(25), "published")
+    found = tuple(law.parameters.values())
+    for start in ((1.1, 10.0, 0.1, 10.0), (8.0, 1e-3, 5.0, 0.0)):
+        parts = [(*law.features(c.rates, c.steps), c.losses) for c in mpl.train(25)]
+        bounds = tuple(forward_momentum.BOUNDS.values())
+        other = simple.least(parts, [start], bounds, raw=True)
+        assert_allclose(other, found, rtol=1e-3)
 
 
 @mpl.needs_curves

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from anytime_jax import laws
+from anytime_jax.laws import forward_momentum
 from experiments.multi_power_law import curves, run
 from tests import mpl
 
@@ -66,6 +67,21 @@ def test_the_default_is_better_than_both_in_the_record():
         for other in others:
             for key in ("worst_error", "final_error"):
                 assert own[key] < other[key]
+
+
+def test_what_the_readme_says_of_the_published_annealing_and_forward_laws():
+    for found in RESULTS.values():
+        rows = found["laws"]
+        own = rows["annealing, published"]
+        assert own["parameters"]["memory"] == 1000
+        assert own["test"]["r2"] < rows["annealing, constant warmup"]["test"]["r2"]
+        ratio = own["test"]["worst_error"] / rows[run.DEFAULT]["test"]["worst_error"]
+        assert 2.25 < ratio < 4.85
+        forward = rows["forward momentum, published"]
+        flat = found["baselines"]["the constant rate's curve"]
+        assert forward["test"]["r2"] < flat["r2"]
+        for name, (low, high) in forward_momentum.BOUNDS.items():
+            assert low < forward["parameters"][name] < high
 
 
 def test_baselines_of_curves_that_are_easy():

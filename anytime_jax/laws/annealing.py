@@ -66,6 +66,7 @@ class AnnealingLaw(Law):
 
     PARAMETERS: ClassVar[tuple[str, ...]] = ("L0", "A", "alpha", "C", "memory")
     CONVENTIONS: ClassVar[tuple[str, ...]] = ("warmup",)
+    CHOSEN: ClassVar[Mapping[str, float]] = dict(memory=1000.0)
 
     L0: float
     A: float
@@ -128,6 +129,40 @@ class AnnealingLaw(Law):
             found | dict(C=worth / memory, memory=memory)
             for memory in (1000.0, 300.0, 100.0)
         ]
+
+    @classmethod
+    def published(cls, curves: Sequence[Curve], *, memory=1000.0, warmup="ramp"):
+        """Returns what the authors do, as far as it is known.
+
+        The best of 81 runs of L-BFGS-B (ftol 1e-9, gtol 1e-6) from a grid of three
+        values each of L0, A, alpha and C, on the Huber loss (1e-3) of the log residuals
+        of what was recorded after the warmup. The memory is not fitted: 1000 is theirs,
+        and `fixed=dict(memory=...)` of `fit` another. With `warmup="constant"` the
+        warmup is theirs too.
+
+        Where their grid lies is not known: here it is that of `SimpleLaw.published`
+        with three values of L0, C being B over the memory. Nor are their bounds, here
+        that no parameter is negative, nor whether theirs is a sum, as here, or a mean.
+        Their slopes are differences over 1e-8, these exact.
+
+        Raises:
+          ValueError: a curve was recorded before the end of its warmup.
+        """
+        parts = []
+        for curve in curves:
+            end = warmup_end(curve.rates)
+            if curve.steps[0] < end:
+                raise ValueError(
+                    f"{curve.name}: steps[0]={curve.steps[0]} must be at least {end}, "
+                    "the end of the warmup, for procedure='published'"
+                )
+            one = cls.features(curve.rates, curve.steps, warmup=warmup)
+            parts.append((one.sums_P, areas(np, memory, one), np.log(curve.losses)))
+        starts_Sx4 = simple.grid(curves, limits=3)
+        starts_Sx4[:, 3] /= max(memory, 1)
+        found_4 = simple.least(parts, starts_Sx4, simple.POSITIVE, **simple.OPTIONS)
+        order = ("L0", "A", "alpha", "C")
+        return dict(zip(order, found_4.tolist(), strict=True), memory=memory)
 
 
 def areas(xp, memory, features: Features):

@@ -125,11 +125,16 @@ def fit(
         )
     ridge = law.RIDGE if ridge is None else ridge
     ridge = ridge if procedure == "regularised" and law.SHRUNK else 0.0
+    if published := procedure == "published":
+        if set(fixed) - set(law.CHOSEN):
+            allowed = " but ".join(("nothing", *law.CHOSEN))
+            raise ValueError(
+                f"fixed={dict(fixed)!r} must hold {allowed} for 'published'"
+            )
+        fixed = {**law.CHOSEN, **fixed}
     problem = Problem(law, curves, conventions, fixed)
-    if procedure == "published":
-        if fixed:
-            raise ValueError(f"fixed={dict(fixed)!r} must be empty for 'published'")
-        parameters = law.published(curves, **conventions)
+    if published:
+        parameters = law.published(curves, **fixed, **conventions)
     else:
         starts = [start | dict(fixed) for start in law.starts(curves, **conventions)]
         # The ridge leaves one valley; without it there may be several.

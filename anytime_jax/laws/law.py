@@ -35,6 +35,8 @@ class Law(abc.ABC):
     # Those that a regularised fit holds near its start.
     SHRUNK: ClassVar[tuple[str, ...]] = ()
     RIDGE: ClassVar[float] = 0.0
+    # Parameters that the published procedure does not fit, and what they are there.
+    CHOSEN: ClassVar[Mapping[str, float]] = {}
 
     fitted: fitting.Fitted | None = dataclasses.field(
         default=None, kw_only=True, compare=False, repr=False
@@ -91,11 +93,16 @@ class Law(abc.ABC):
         """Returns parameters to start a fit from; the first are those of the ridge."""
 
     @classmethod
-    def published(cls, curves: Sequence[Curve], **conventions) -> dict[str, float]:
-        """Returns the parameters that the authors' own procedure gives."""
+    def published(cls, curves: Sequence[Curve], **choices) -> dict[str, float]:
+        """Returns the parameters that the authors' own procedure gives.
+
+        Args:
+          curves: at least one.
+          **choices: conventions of the law, and what `CHOSEN` names.
+        """
         raise ValueError(
             f"procedure='published' must be 'converged' or 'regularised' for "
-            f"{cls.__name__}: its authors' procedure is not offered"
+            f"{cls.__name__}: no procedure of its authors is recorded"
         )
 
     @classmethod
@@ -118,7 +125,8 @@ class Law(abc.ABC):
             `converged`, the same without ridge, which fits closer and extrapolates
             worse; or `published`, what the law's authors do.
           ridge: the weight of the ridge; by default `RIDGE` of the law.
-          fixed: parameters, by name, that keep a given value.
+          fixed: parameters, by name, that keep a given value; with `published`, only
+            those that the authors choose, such as the memory of `AnnealingLaw`.
           **conventions: fields of the law that are chosen rather than fitted.
 
         Returns:

@@ -13,6 +13,9 @@ from anytime_jax.laws.curves import Curve
 from anytime_jax.laws.law import Law
 
 _ORDER = ("L0", "A", "alpha", "B")
+# What two groups of authors ask of L-BFGS-B; that nothing is negative, of one of them.
+POSITIVE = ((0, np.inf),) * 4
+OPTIONS = dict(ftol=1e-9, gtol=1e-6)
 
 
 class Features(NamedTuple):
@@ -80,31 +83,74 @@ class SimpleLaw(Law):
     @classmethod
     def published(cls, curves: Sequence[Curve]) -> dict[str, float]:
         """Returns the best of 135 runs of L-BFGS-B from a grid of starts."""
-        least = min(curve.losses.min() for curve in curves)
-        _, A, alpha = power_start(curves, 0.01)
-        # The authors have 100 ... 1000 at a peak of 3e-4.
-        peak = max(curve.rates.max() for curve in curves)
-        grid = itertools.product(
-            least + np.linspace(-0.2, 0.2, 5),
-            A + np.linspace(-0.1, 0.1, 3),
-            alpha + np.linspace(-0.1, 0.1, 3),
-            np.linspace(0.03, 0.3, 3) / peak,
+        options = OPTIONS | dict(maxiter=100_000)
+        best_4 = least([_points(curves)], grid(curves), POSITIVE, **options)
+        return dict(zip(_ORDER, best_4.tolist(), strict=True))
+
+
+def grid(curves: Sequence[Curve], limits: int = 5) -> np.ndarray:
+    """Returns the starts of the authors' fit, around the curves' least loss and power.
+
+    Args:
+      curves: at least two different points, all together.
+      limits: how many values of L0, from 0.2 below the least loss to 0.2 above; of A,
+        alpha and B there are three each.
+
+    Returns:
+      float64 [27 limits, 4], in the order of `PARAMETERS`.
+    """
+    lowest = min(curve.losses.min() for curve in curves)
+    _, A, alpha = power_start(curves, 0.01)
+    # The authors have 100 ... 1000 at a peak of 3e-4.
+    peak = max(curve.rates.max() for curve in curves)
+    axes = (
+        lowest + np.linspace(-0.2, 0.2, limits),
+        A + np.linspace(-0.1, 0.1, 3),
+        alpha + np.linspace(-0.1, 0.1, 3),
+        np.linspace(0.03, 0.3, 3) / peak,
+    )
+    return np.array(list(itertools.product(*axes)))
+
+
+def least(
+    parts: Sequence[tuple[np.ndarray, ...]],
+    starts_Sx4: np.ndarray,
+    bounds: Sequence[tuple[float, float]],
+    *,
+    raw: bool = False,
+    **options: float,
+) -> np.ndarray:
+    """Returns the best of several runs of L-BFGS-B on `L0 + A S^-alpha - B below`.
+
+    The sum over all points of the Huber loss of the residuals, in the parameters
+    themselves, with exact slopes.
+
+    Args:
+      parts: of each curve S, below and the logarithms of the losses, or with `raw` the
+        losses.
+      starts_Sx4: L0, A, alpha and B of each; they are moved into the bounds.
+      bounds: of the four.
+      raw: whether residuals are those of the losses rather than of their logarithms.
+      **options: of L-BFGS-B.
+
+    Returns:
+      L0, A, alpha and B, float64 [4].
+    """
+    points = map(np.concatenate, zip(*parts, strict=True))
+    arguments = (*points, raw)
+    runs = [
+        scipy.optimize.minimize(
+            _sum_and_slope,
+            start_4,
+            args=arguments,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options=options,
         )
-        points = _points(curves)
-        runs = [
-            scipy.optimize.minimize(
-                _sum_and_slope,
-                np.array(start),
-                args=points,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=[(0, np.inf)] * 4,
-                options=dict(maxiter=100_000, ftol=1e-9, gtol=1e-6),
-            )
-            for start in grid
-        ]
-        best = min(runs, key=lambda run: run.fun)
-        return dict(zip(_ORDER, best.x.tolist(), strict=True))
+        for start_4 in np.clip(starts_Sx4, *np.transpose(bounds))
+    ]
+    return min(runs, key=lambda run: run.fun).x
 
 
 def optimum(curves: Sequence[Curve]) -> dict[str, float]:
@@ -166,14 +212,17 @@ def _sum_and_slope(
     parameters_4: np.ndarray,
     sums: np.ndarray,
     below: np.ndarray,
-    log_losses: np.ndarray,
+    measured: np.ndarray,
+    raw: bool = False,
 ) -> tuple[float, np.ndarray]:
     """The sum of the Huber loss over all points, of the parameters themselves."""
     L0, A, alpha, B = parameters_4
     power = sums**-alpha
     losses = L0 + A * power - B * below
-    residuals = np.log(np.maximum(losses, 1e-3)) - log_losses
-    pull = np.clip(residuals, -fitting.DELTA, fitting.DELTA) / np.maximum(losses, 1e-3)
+    positive = np.maximum(losses, 1e-3)
+    residuals = (losses if raw else np.log(positive)) - measured
+    pull = np.clip(residuals, -fitting.DELTA, fitting.DELTA)
+    pull = pull if raw else pull / positive
     by_alpha = -A * power * np.log(sums)
     slope_4 = [pull.sum(), pull @ power, pull @ by_alpha, -pull @ below]
     return fitting.huber(residuals).sum(), np.array(slope_4)
