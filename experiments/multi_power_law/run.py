@@ -30,12 +30,20 @@ FITS = {
     "annealing": (laws.AnnealingLaw, {}),
     "annealing, memory 1000": (laws.AnnealingLaw, dict(fixed=dict(memory=1000.0))),
     "annealing, constant warmup": (laws.AnnealingLaw, dict(warmup="constant")),
+    "annealing, published": (
+        laws.AnnealingLaw,
+        dict(procedure="published", warmup="constant"),
+    ),
     "functional scaling, converged": (
         laws.FunctionalScalingLaw,
         dict(procedure="converged"),
     ),
     "functional scaling, default": (laws.FunctionalScalingLaw, {}),
     "forward momentum": (laws.ForwardMomentumLaw, {}),
+    "forward momentum, published": (
+        laws.ForwardMomentumLaw,
+        dict(procedure="published"),
+    ),
     "simple": (laws.SimpleLaw, {}),
 }
 GIVEN, DEFAULT = "multi-power, parameters as published", "multi-power, default"
