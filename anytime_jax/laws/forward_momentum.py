@@ -35,7 +35,8 @@ class ForwardMomentumLaw(Law):
     where i are the rows of a log with a row every `every` steps, at the steps
     `every - 1`, `2 every - 1`, ..., m and v are Adam's moments (0.9, 0.999, with the
     correction of their start) of the falls `(rate_{i-1} - rate_i) every`, and v is
-    1e5 times Adam's, and 1e-8 more. Between rows S and M are linear.
+    1e5 times Adam's, and 1e-8 more. Between rows S and M are linear; the row after the
+    last step that is asked for has the rate of that step.
 
     M depends on `every`: predict with the one that the law was fitted with. For models
     of one size the authors' term of the size is part of L0.
