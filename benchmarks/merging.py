@@ -38,7 +38,7 @@ import numpy as np
 
 from anytime_jax import averaging
 from anytime_jax.averaging import merging as coefficients
-from anytime_jax.training import merging, snapshots
+from anytime_jax.training import merging, store
 
 SNAPSHOTS, BLOCK, STEPS = 16, 8 << 20, 64_000
 STATUS, CLEAR = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
@@ -61,7 +61,7 @@ def write_run(workdir: pathlib.Path, sizes: dict, number: int) -> None:
         moved = jax.tree.map(
             lambda leaf, by=1 + index / 100: leaf * np.float32(by), tree
         )
-        snapshots.save_weights(workdir, 100 * index, moved, {"sequences": index})
+        store.save_weights(workdir, 100 * index, moved, {"sequences": index})
     (workdir / "config.json").write_text(json.dumps({"averages": {}}))
 
 

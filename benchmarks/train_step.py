@@ -20,7 +20,7 @@ import machine
 
 from anytime_jax import training
 from anytime_jax.commands import config_files
-from anytime_jax.training import loop, metrics
+from anytime_jax.training import compiling, metrics, preparing
 
 MODELS = {
     "tiny": dict(width=32, layers=2, heads=2, batch_size=16, sequence_length=64),
@@ -71,9 +71,9 @@ def seconds_per_step_of_loop(config):
 
 def seconds_per_step_bare(config, wait):
     """Of the same jitted step: dispatched ahead, or waited for one by one."""
-    prepared = loop.prepare(config, "unused")
+    prepared = preparing.prepare(config, "unused")
     recipe = prepared.recipe
-    train_step, _, _ = loop.compile_steps(config, recipe)
+    train_step, _, _ = compiling.compile_steps(config, recipe)
     state = jax.jit(lambda: training.state.init(recipe.model, recipe.optimizer, 0))()
     tokens = jnp.asarray(prepared.dataset.train.batch(0, config.batch_size))
     steps, warm = config.duration.steps, int(WARM * config.duration.steps)
@@ -122,7 +122,7 @@ def main(rounds):
             bare += [seconds_per_step_bare(config, wait) for wait in (False, True)]
             whole.append(seconds_per_step_of_loop(config))
         tokens = config.batch_size * config.sequence_length
-        recipe = loop.prepare(config, "unused").recipe
+        recipe = preparing.prepare(config, "unused").recipe
         speed = matmul_flops_per_step(config, recipe.parameters) / min(bare) / 1e9
         print(
             f"{name:8} {tokens / min(whole):14,.0f} {tokens / min(bare):14,.0f} "

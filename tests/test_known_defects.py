@@ -11,7 +11,7 @@ import optax
 
 from anytime_jax import averaging
 from anytime_jax.averaging import kernel, kernels, merging, read, track
-from anytime_jax.training import evaluation, snapshots, state, watch
+from anytime_jax.training import evaluation, snapshots, state, store, watch
 from tests import small
 
 MEAN = dict(mean=averaging.uniform())
@@ -105,7 +105,7 @@ def test_what_is_kept_shares_no_memory_with_the_weights():
 
 def test_a_merge_holds_weights_and_nothing_of_the_optimizer(tmp_path):
     """OLMo-core: the merge averages the optimizer's tensors too, unless told not to."""
-    snapshots.save_weights(tmp_path, 3, dict(w=jnp.ones(2)), dict(sequences=0))
+    store.save_weights(tmp_path, 3, dict(w=jnp.ones(2)), dict(sequences=0))
     assert snapshots.stored_weights(tmp_path, 3) == ["raw"]
     assert not snapshots.has_optimizer(tmp_path, 3)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anytime_jax import schedules, training
-from anytime_jax.training import loop, metrics, snapshots
+from anytime_jax.training import metrics, preparing, snapshots
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -48,7 +48,7 @@ def records(workdir):
 
 def final_weights(workdir, name="raw"):
     step = snapshots.stored_steps(workdir)[-1]
-    recipe = loop.prepare(small.config(), "unused").recipe
+    recipe = preparing.prepare(small.config(), "unused").recipe
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(

@@ -16,6 +16,7 @@ from anytime_jax.training import (
     recipe,
     snapshots,
     state,
+    store,
     stored,
 )
 from tests import small
@@ -33,7 +34,7 @@ def workdir(tmp_path_factory):
     dataset = data.load(**config.data, sequence_length=config.sequence_length)
     resolved = built.resolved() | {"data": dataset.description}
     config_file.write(config, resolved, folder)
-    store = snapshots.Store(folder, keeps=lambda step: True)
+    opened = store.Store(folder, keeps=lambda step: True)
     for step in STEPS:
         _, averages = averaging.detach(first.optimizer)
         averages = {
@@ -44,9 +45,10 @@ def workdir(tmp_path_factory):
             functools.partial(np.multiply, np.float32(step)), first.params
         )
         optimizer = averaging.attach(first.optimizer, averages)
-        store.save(state.TrainState(np.int32(step), scaled, optimizer), step, step * 8)
-        store.wait()
-    store.close()
+        current = state.TrainState(np.int32(step), scaled, optimizer)
+        opened.save(current, step, dict(sequences=step * 8))
+        opened.wait()
+    opened.close()
     return folder
 
 
@@ -126,7 +128,7 @@ def test_an_interruption_leaves_nothing_and_can_be_tried_again(
     plan = training.merging.plan(workdir, dict(name="uniform"))
     out = tmp_path / "m"
     monkeypatch.setattr(stored, "evaluate", lambda *_: {"raw": 2.0})
-    module = dict(save_weights=snapshots, evaluate=stored)[at]
+    module = dict(save_weights=store, evaluate=stored)[at]
     original = getattr(module, at)
 
     def interrupted(*arguments):

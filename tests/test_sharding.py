@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from anytime_jax.training import loop, recipe, sharding, state
+from anytime_jax.training import compiling, recipe, sharding, state
 from tests import small
 
 P = jax.P
@@ -142,7 +142,7 @@ def fresh():
 def two_steps(mesh):
     """Losses and state after two steps on a mesh, from the same state and batches."""
     made = dataclasses.replace(recipe.build(CONFIG), mesh=mesh)
-    train_step, _, like = loop.compile_steps(CONFIG, made)
+    train_step, _, like = compiling.compile_steps(CONFIG, made)
     current = jax.device_put(fresh(), jax.tree.map(lambda leaf: leaf.sharding, like))
     tokens_NxBxL1 = np.random.default_rng(0).integers(16, size=(2, 8, 17))
     losses = []

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from anytime_jax import averaging
-from anytime_jax.training import sharding, snapshots, state
+from anytime_jax.training import sharding, snapshots, state, store
 from tests import small
 
 MODEL = small.bigram()
@@ -43,9 +43,9 @@ def filled(shapes, seed=0):
 
 
 def save(workdir, current, step=7, sequences=56):
-    store = snapshots.Store(workdir, keeps=lambda step: True)
-    store.save(current, step, sequences)
-    store.close()
+    opened = store.Store(workdir, keeps=lambda step: True)
+    opened.save(current, step, dict(sequences=sequences))
+    opened.close()
 
 
 def assert_same(one, other):
@@ -97,8 +97,8 @@ def test_every_set_of_weights_is_one_item_and_nothing_is_stored_twice(workdir, s
 def test_the_same_values_on_any_mesh(workdir, saved, mesh):
     before = listing(workdir)
     wanted = like(mesh)
-    restored, sequences = snapshots.restore(workdir, 7, wanted)
-    assert sequences == 56
+    restored, meta = snapshots.restore(workdir, 7, wanted)
+    assert meta == {"step": 7, "sequences": 56}
     assert_same(restored, saved)
     for leaf, to in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
         assert (leaf.sharding, leaf.dtype) == (to.sharding, to.dtype)
@@ -168,16 +168,16 @@ def test_only_complete_snapshots_are_stored_steps(tmp_path):
 
 def test_of_what_is_not_kept_the_latest_two_stay(tmp_path):
     current = filled(like(ONE, averages={}))
-    store = snapshots.Store(tmp_path, keeps=lambda step: step % 4 == 0)
+    opened = store.Store(tmp_path, keeps=lambda step: step % 4 == 0)
     for step in range(1, 7):
-        store.save(current, step, 0)
-    store.close()
+        opened.save(current, step, dict(sequences=0))
+    opened.close()
     assert snapshots.stored_steps(tmp_path) == [4, 5, 6]
     # Opened again, the store still knows what it may remove.
-    store = snapshots.Store(tmp_path, keeps=lambda step: step % 4 == 0)
+    opened = store.Store(tmp_path, keeps=lambda step: step % 4 == 0)
     for step in (7, 8):
-        store.save(current, step, 0)
-    store.close()
+        opened.save(current, step, dict(sequences=0))
+    opened.close()
     assert snapshots.stored_steps(tmp_path) == [4, 6, 7, 8]
 
 
@@ -186,10 +186,10 @@ def test_what_is_saved_may_be_donated_at_once(tmp_path):
     spoil = jax.jit(
         lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0
     )
-    store = snapshots.Store(tmp_path, keeps=lambda step: True)
-    store.save(current, 1, 0)
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    opened.save(current, 1, dict(sequences=0))
     spoil(current)
-    store.close()
+    opened.close()
     restored, _ = snapshots.restore(tmp_path, 1, like(ONE))
     expected = filled(like(EIGHT))
     assert_same(restored._replace(step=expected.step), expected)

@@ -8,7 +8,7 @@ import pytest
 from anytime_jax import averaging, training
 from anytime_jax.training import (
     config_file,
-    loop,
+    evaluation,
     merge_recipes,
     metrics,
     snapshots,
@@ -95,7 +95,7 @@ def test_the_loop_warns_of_an_average_that_goes_astray(
     interrupted(finished, tmp_path, 4)
     distances = iter([0.5, 5.0, 50.0])
     monkeypatch.setattr(
-        loop.evaluation, "distances", lambda weights: dict(uniform=next(distances))
+        evaluation, "distances", lambda weights: dict(uniform=next(distances))
     )
     training.train(config(evaluation__points=STEPS, evaluation__patience=2), tmp_path)
     assert "step 6: the average uniform has moved away" in capsys.readouterr().err

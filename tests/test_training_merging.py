@@ -12,14 +12,15 @@ from anytime_jax import averaging, training
 from anytime_jax.averaging import merging as coefficients_of
 from anytime_jax.training import (
     config_file,
-    loop,
     merge_recipes,
     merging,
     metrics,
+    preparing,
     sharding,
     snapshots,
     stored,
 )
+from anytime_jax.training import recipe as recipe_lib
 from tests import small
 
 STEPS = 40
@@ -42,14 +43,14 @@ def workdir(tmp_path_factory):
         duration__steps=STEPS,
         horizons__steps=(20, STEPS),
     )
-    loop.train(config, folder)
+    training.train(config, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def like():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    recipe = loop.recipe_lib.build(small.config(model__layers=1))
+    recipe = recipe_lib.build(small.config(model__layers=1))
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
@@ -248,7 +249,7 @@ def test_a_merge_is_not_a_run_to_go_on_with(written):
     out, _ = written
     config = small.config(model__layers=1, duration__steps=STEPS)
     with pytest.raises(ValueError, match=r"is a merge, whose weights have no opt"):
-        loop.prepare(config, out)
+        preparing.prepare(config, out)
 
 
 def test_an_average_that_started_late_has_its_own_clock(workdir):

@@ -1,7 +1,8 @@
 """Training: one horizon-free run, its averages, its snapshots."""
 
 from anytime_jax.training import merging
-from anytime_jax.training.loop import Preempted, prepare, run, train
+from anytime_jax.training.loop import Preempted, run, train
+from anytime_jax.training.preparing import prepare
 from anytime_jax.training.recipe import Plan, plan
 from anytime_jax.training.snapshots import restore_weights, stored_steps
 from anytime_jax.training.stored import evaluate

@@ -25,6 +25,7 @@ from anytime_jax.training import (
     merge_recipes,
     metrics,
     snapshots,
+    store,
     stored,
 )
 from anytime_jax.training.merge_recipes import (
@@ -209,7 +210,7 @@ def _write(plan: Plan, folder: pathlib.Path, evaluate: bool) -> float | None:
     origin = plan.to_json()
     before = snapshots.read_meta(plan.workdir, plan.step)
     meta = {"sequences": before["sequences"], "merge": origin}
-    snapshots.save_weights(folder, plan.step, merge(plan), meta)
+    store.save_weights(folder, plan.step, merge(plan), meta)
     config = config_file.read(plan.workdir) | {"averages": {}, "merge": origin}
     text = json.dumps(config, indent=2) + "\n"
     (folder / config_file.CONFIG_FILE).write_text(text)

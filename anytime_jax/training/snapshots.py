@@ -8,7 +8,6 @@ snapshot too, of raw and meta alone.
 
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,51 +20,8 @@ from anytime_jax.training.state import TrainState
 Tree = Any
 
 FOLDER = "snapshots"
-_LATEST = 2
 # The fields of an average that not every way of tracking has.
 _EMPTY = {"compensation": (), "tokens": ()}
-
-
-class Store:
-    """Saves the snapshots of one run."""
-
-    def __init__(self, workdir: str | os.PathLike, keeps: Callable[[int], bool]):
-        """Opens a run's folder of snapshots, and removes what an interruption left.
-
-        Args:
-          workdir: the run's folder.
-          keeps: whether the snapshot of a step stays for good; of the others the latest
-            two stay.
-        """
-        self._manager = ocp.CheckpointManager(
-            pathlib.Path(workdir).absolute() / FOLDER,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Preservation(keeps), cleanup_tmp_directories=True
-            ),
-            handler_registry=_handlers(),
-        )
-
-    def save(self, state: TrainState, step: int, sequences: int) -> None:
-        """Saves in the background; an interruption leaves no half of a snapshot.
-
-        Args:
-          state: what to save; it may be donated once this returns.
-          step: updates done.
-          sequences: sequences of the training data consumed.
-        """
-        items = {
-            name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()
-        }
-        items["meta"] = ocp.args.JsonSave({"step": step, "sequences": sequences})
-        self._manager.save(step, args=ocp.args.Composite(**items))
-
-    def wait(self) -> None:
-        """Waits until everything that was saved is safe on disk."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits, and releases the folder."""
-        self._manager.close()
 
 
 def stored_steps(workdir: str | os.PathLike) -> list[int]:
@@ -82,7 +38,7 @@ def stored_steps(workdir: str | os.PathLike) -> list[int]:
 
 def restore(
     workdir: str | os.PathLike, step: int, like: TrainState
-) -> tuple[TrainState, int]:
+) -> tuple[TrainState, dict[str, Any]]:
     """Restores a state and leaves the folder untouched.
 
     Args:
@@ -92,18 +48,18 @@ def restore(
         read.
 
     Returns:
-      The state, and the number of sequences consumed.
+      The state, and what the snapshot says of itself, as `read_meta` gives it.
 
     Raises:
       ValueError: an average of `like` is not in the snapshot.
     """
-    wanted = _items(like)
+    wanted = items(like)
     _check_items(workdir, step, wanted)
-    items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-    items["meta"] = ocp.args.JsonRestore()
+    read = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+    read["meta"] = ocp.args.JsonRestore()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         restored = checkpointer.restore(
-            _folder(workdir, step), args=ocp.args.Composite(**items)
+            _folder(workdir, step), args=ocp.args.Composite(**read)
         )
     averages = {
         _name(item): averaging.AverageState(**{**_EMPTY, **restored[item]})
@@ -115,7 +71,7 @@ def restore(
         params=restored["raw"],
         optimizer=averaging.attach(restored["optimizer"], averages),
     )
-    return state, restored["meta"]["sequences"]
+    return state, restored["meta"]
 
 
 def has_optimizer(workdir: str | os.PathLike, step: int) -> bool:
@@ -273,50 +229,8 @@ def read_meta(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
         return checkpointer.restore(_folder(workdir, step) / "meta")
 
 
-def save_weights(
-    workdir: str | os.PathLike, step: int, weights: Tree, meta: dict[str, Any]
-) -> None:
-    """Saves a snapshot of weights alone; an interruption leaves no half of it.
-
-    Args:
-      workdir: the folder, made if it is not there.
-      step: updates done; there must be no snapshot of it.
-      weights: what to save as `raw`.
-      meta: what JSON can express; `step` is added.
-    """
-    items = ocp.args.Composite(
-        raw=ocp.args.PyTreeSave(weights),
-        meta=ocp.args.JsonSave({**meta, "step": step}),
-    )
-    folder = pathlib.Path(workdir).absolute() / FOLDER
-    with ocp.CheckpointManager(folder, handler_registry=_handlers()) as manager:
-        manager.save(step, args=items)
-
-
-class _Preservation:
-    """Orbax's policy: keep what stays for good, and the latest two of the rest."""
-
-    def __init__(self, keeps: Callable[[int], bool]):
-        self._keeps = keeps
-
-    def should_preserve(self, checkpoints, *, context):
-        del context
-        rest = [c.step for c in checkpoints if not self._keeps(c.step)]
-        recent = rest[-_LATEST:]
-        return [self._keeps(c.step) or c.step in recent for c in checkpoints]
-
-
-def _handlers() -> Any:
-    """Of arrays without compression: it halves the speed and spares a few percent."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
-    registry.add(None, ocp.args.PyTreeSave, arrays)
-    registry.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
-    return registry
-
-
-def _items(state: TrainState) -> dict[str, Tree]:
-    """The trees of a state by the name of the item that holds them."""
+def items(state: TrainState) -> dict[str, Tree]:
+    """Returns the trees of a state by the name of the item that holds them."""
     optimizer, averages = averaging.detach(state.optimizer)
     trees = {"raw": state.params, "optimizer": optimizer}
     for name, average in averages.items():

@@ -1,14 +1,14 @@
 """Where a run starts: its own latest snapshot, a branch's, or a fresh model."""
 
 import os
-import sys
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import ml_collections
 
 from anytime_jax import averaging
-from anytime_jax.training import branches, recipe, snapshots, state
+from anytime_jax.training import branches, hosts, recipe, snapshots, state
 
 
 def start(
@@ -16,7 +16,7 @@ def start(
     recipe: recipe.Recipe,
     workdir: str | os.PathLike,
     like: state.TrainState,
-) -> tuple[state.TrainState, int, int]:
+) -> tuple[state.TrainState, int, dict[str, Any]]:
     """Returns the state to go on from.
 
     1. The run's own latest snapshot. Averages that it does not have, because the config
@@ -32,31 +32,31 @@ def start(
       like: shapes, dtypes and shardings of the state.
 
     Returns:
-      The state, its step, and the sequences consumed until then.
+      The state, its step, and what its snapshot says of itself, above all the
+      `sequences` consumed until then.
     """
     stored = snapshots.stored_steps(workdir)
     if stored:
         step = stored[-1]
         there = snapshots.stored_weights(workdir, step)
         late = [name for name in config.averages if name not in there]
-        if late and jax.process_index() == 0:
-            print(
+        if late:
+            hosts.say(
                 f"not in the snapshot of step {step}, and starting from its weights: "
-                f"averages {', '.join(late)}",
-                file=sys.stderr,
+                f"averages {', '.join(late)}"
             )
-        current, consumed = _restore(config, workdir, step, like, there)
-        return current, step, consumed
+        current, meta = _restore(config, workdir, step, like, there)
+        return current, step, meta
     if config.branch.workdir:
         source, step = config.branch.workdir, config.branch.step
         taken = branches.taken_over(config)
-        current, consumed = _restore(config, source, step, like, taken)
-        return current, step, consumed
+        current, meta = _restore(config, source, step, like, taken)
+        return current, step, meta
     fresh = jax.jit(
         lambda: state.init(recipe.model, recipe.optimizer, config.seed),
         out_shardings=_layout(like),
     )
-    return fresh(), 0, 0
+    return fresh(), 0, {"sequences": 0}
 
 
 def _restore(
@@ -65,14 +65,14 @@ def _restore(
     step: int,
     like: state.TrainState,
     names: Iterable[str],
-) -> tuple[state.TrainState, int]:
+) -> tuple[state.TrainState, dict[str, Any]]:
     """A snapshot with some of its averages; the others start from its weights."""
     _, averages = averaging.detach(like.optimizer)
     kept = {name: averages[name] for name in averages if name in names}
     part = like._replace(optimizer=averaging.attach(like.optimizer, kept))
-    current, consumed = snapshots.restore(workdir, step, part)
+    current, meta = snapshots.restore(workdir, step, part)
     if len(kept) == len(averages):
-        return current, consumed
+        return current, meta
     options = {key: value for key, value in config.tracking.items() if key != "every"}
     started = {
         name: averaging.start(current.params, **options)
@@ -82,7 +82,7 @@ def _restore(
     _, restored = averaging.detach(current.optimizer)
     optimizer = averaging.attach(current.optimizer, restored | started)
     current = current._replace(optimizer=optimizer)
-    return jax.device_put(current, _layout(like)), consumed
+    return jax.device_put(current, _layout(like)), meta
 
 
 def _layout(like: state.TrainState) -> state.TrainState:

@@ -1,0 +1,68 @@
+"""Everything that can be wrong with a run, checked before anything is written."""
+
+import dataclasses
+import os
+import pathlib
+
+import ml_collections
+
+from anytime_jax import data
+from anytime_jax.training import branches, config_file, snapshots
+from anytime_jax.training import recipe as recipe_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run of which all is checked and nothing is compiled or written."""
+
+    config: ml_collections.ConfigDict
+    workdir: str | os.PathLike
+    recipe: recipe_lib.Recipe
+    dataset: data.Dataset
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Prepared:
+    """Checks everything that can be wrong with a run, and opens its data.
+
+    Args:
+      config: as `configs/tiny.py` documents it.
+      workdir: the run's folder, which is only read.
+
+    Returns:
+      What `run` takes.
+
+    Raises:
+      ValueError: one line that names the key, its value and what is allowed.
+    """
+    _check_folder(workdir)
+    config = branches.with_averages(config, workdir)
+    recipe = recipe_lib.build(config)
+    config_file.check_same_run(config, recipe.total_steps, workdir)
+    if config.branch.workdir and not snapshots.stored_steps(workdir):
+        branches.check_snapshot(config)
+    dataset = _load_data(config)
+    for run_before in filter(None, (workdir, config.branch.workdir)):
+        config_file.check_same_data(dataset.description, run_before)
+    return Prepared(config, workdir, recipe, dataset)
+
+
+def _check_folder(workdir: str | os.PathLike) -> None:
+    """Refuses a folder that cannot be written, without making it."""
+    path = pathlib.Path(workdir).absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"workdir={workdir!s}: {there} is no folder one may write to")
+
+
+def _load_data(config: ml_collections.ConfigDict) -> data.Dataset:
+    dataset = data.load(
+        **config.data, sequence_length=config.sequence_length, seed=config.seed
+    )
+    needed = config.evaluation.horizon_batches * config.evaluation.batch_size
+    if needed > len(dataset.validation):
+        raise ValueError(
+            f"evaluation.horizon_batches={config.evaluation.horizon_batches} times "
+            f"evaluation.batch_size={config.evaluation.batch_size} must be at most the "
+            f"{len(dataset.validation)} sequences of the validation data"
+        )
+    return dataset

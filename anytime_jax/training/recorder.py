@@ -1,0 +1,147 @@
+"""What a run says while it goes on: its metrics, its progress, its warnings."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import tqdm
+
+from anytime_jax import averaging
+from anytime_jax.training import (
+    branches,
+    evaluation,
+    hosts,
+    metrics,
+    preparing,
+    sharding,
+    snapshots,
+    state,
+    watch,
+)
+
+
+class Recorder:
+    """Metrics to the writer, progress to the screen, and a stop when they fail."""
+
+    def __init__(
+        self,
+        prepared: preparing.Prepared,
+        writer: Any,
+        evaluate: Callable,
+        current: state.TrainState,
+        start: int,
+    ):
+        """Makes the recorder of a run.
+
+        Args:
+          prepared: the run.
+          writer: of scalars.
+          evaluate: the loss of one set of weights, from `compile_steps`.
+          current: the state to go on from.
+          start: its step.
+        """
+        self._config, self._recipe = prepared.config, prepared.recipe
+        self._workdir, self._writer, self._evaluate = prepared.workdir, writer, evaluate
+        self._validation_NxBxL1 = _validation(prepared)
+        starts = _starts(self._config, current, start)
+        self._watch = watch.Watch(
+            self._config.evaluation.patience, starts, metrics.read(self._workdir)
+        )
+        self._bar = tqdm.tqdm(
+            initial=start,
+            total=self._recipe.total_steps,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+            disable=not hosts.is_first(),
+        )
+        self._done = self._recorded = start
+        self._time = time.perf_counter()
+
+    def train(self, done: int, outputs: dict[str, jax.Array]) -> None:
+        """Records a train step; fetching its metrics waits until it has run."""
+        values = {f"train/{k}": float(v) for k, v in jax.device_get(outputs).items()}
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(self._not_finite(done, values))
+        self._advance(done, values["train/loss"])
+        if done % self._config.logging.every == 0 or done == self._recipe.total_steps:
+            values["train/tokens"] = done * self._recipe.tokens_per_step
+            values["time/tokens_per_second"] = self._tokens_per_second()
+            self._writer.write_scalars(done, values)
+
+    def evaluate(self, done: int, weights: dict[str, Any]) -> None:
+        """Records the losses that are due at a step, the larger set's at horizons."""
+        small_NxBxL1 = self._validation_NxBxL1[: self._config.evaluation.batches]
+        for key, due, tokens_NxBxL1 in (
+            ("eval", self._recipe.evaluations, small_NxBxL1),
+            ("horizon", self._recipe.horizons, self._validation_NxBxL1),
+        ):
+            if done in due:
+                losses = evaluation.losses(self._evaluate, weights, tokens_NxBxL1)
+                scalars = {f"{key}/loss/{name}": v for name, v in losses.items()}
+                if key == "eval":
+                    scalars |= self._distances(done, weights)
+                self._writer.write_scalars(done, scalars)
+
+    def flush(self) -> None:
+        """Makes what was recorded safe on disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the writer and the progress bar."""
+        self._writer.close()
+        self._bar.close()
+
+    def _distances(self, done: int, weights: dict[str, Any]) -> dict[str, float]:
+        """How far each average is from the weights; says so if it has gone astray."""
+        distances = evaluation.distances(weights)
+        for warning in self._watch.see(done, distances):
+            if hosts.is_first():
+                tqdm.tqdm.write(warning, file=sys.stderr)
+        return {f"{watch.KEY}{name}": value for name, value in distances.items()}
+
+    def _advance(self, done: int, loss: float) -> None:
+        rate = (self._bar.format_dict["rate"] or 0.0) * self._recipe.tokens_per_step
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", False)
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def _tokens_per_second(self) -> float:
+        """Since it was last asked."""
+        now = time.perf_counter()
+        steps, seconds = self._done - self._recorded, now - self._time
+        self._recorded, self._time = self._done, now
+        return steps * self._recipe.tokens_per_step / seconds
+
+    def _not_finite(self, done: int, values: dict[str, float]) -> str:
+        shown = ", ".join(
+            f"{name} {values[f'train/{name}']}"
+            for name in ("loss", "grad_norm", "weight_norm")
+        )
+        stored = snapshots.stored_steps(self._workdir)
+        last = f"step {stored[-1]}" if stored else "not there: none was stored"
+        return (
+            f"step {done} has {shown}; the last good snapshot of {self._workdir!s} is "
+            f"{last}"
+        )
+
+
+def _starts(
+    config: ml_collections.ConfigDict, current: state.TrainState, step: int
+) -> dict[str, int]:
+    """The steps at which the averages started, without those that are frozen."""
+    _, averages = averaging.detach(current.optimizer)
+    moving = averages.keys() - branches.frozen(config)
+    return {name: step - int(averages[name].count) for name in sorted(moving)}
+
+
+def _validation(prepared: preparing.Prepared) -> jax.Array:
+    """The fixed validation batches; the smaller set is the first of the larger."""
+    config = prepared.config
+    batches, rows = config.evaluation.horizon_batches, config.evaluation.batch_size
+    tokens = prepared.dataset.validation.batch(0, batches * rows)
+    shape = (batches, rows, config.sequence_length + 1)
+    return sharding.place_batches(tokens.reshape(shape), prepared.recipe.mesh)
