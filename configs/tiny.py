@@ -115,4 +115,8 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
     config.snapshots = dict(every=0, latest_every=0)
     config.logging = dict(every=20)  # steps
     config.mesh = dict(data=-1, fsdp=1, tensor=1)  # devices; -1 takes all that are left
+    config.shard_state = False  # split optimizer and averages over mesh.data too
+    # What becomes of an update whose loss or gradient is not finite: stop, or skip, at
+    # most `limit` of them in a row.
+    config.nonfinite = dict(policy="stop", limit=10)
     return config

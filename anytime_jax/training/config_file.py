@@ -26,6 +26,8 @@ MAY_CHANGE = (
     "snapshots",
     "logging",
     "mesh",
+    "shard_state",
+    "nonfinite",
     "tracking.memory_kind",
 )
 _VERSIONS = ("anytime_jax", "jax", "flax", "optax", "orbax-checkpoint")
