@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from anytime_jax import laws, schedules
+from anytime_jax.laws import optimal, reductions
 from experiments import published
 from experiments.multi_power_law import curves
 from tests import mpl
@@ -79,6 +80,43 @@ def test_nothing_near_it_is_better(best):
             moved[100:] = np.clip(moved[100:] * np.exp(size * wave), 3e-5, 3e-3)
             moved[100:] = np.minimum.accumulate(moved[100:])
             assert law.predict(moved, 1999) > found.loss - 2e-5
+
+
+def test_runs_of_all_lengths_share_a_compilation(best):
+    law, _ = best
+    before = optimal._final_loss._cache_size()
+    for steps in (7, 500, 300_000):
+        found = laws.optimal_schedule(law, 3e-3, steps, law_error=0.01)
+        assert len(found.rates) == steps
+        assert min(found.gains.values()) > -1e-6
+    assert optimal._final_loss._cache_size() == before
+
+
+def test_the_blocks_of_the_search_hardly_move_the_loss(best):
+    law, found = best
+    last = 1899
+    knots = (1 - optimal._LEFT) * last
+    where = np.interp(np.arange(1900), knots, np.arange(len(knots)))
+    before = np.minimum(where.astype(int), len(knots) - 2)
+    maps = optimal._maps(knots, before, where - before)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        values = np.sort(random.uniform(3e-5, 3e-3, len(knots)))[::-1]
+        values[0] = 3e-3
+        body = np.interp(np.arange(1900), knots, values)
+        exact = law.predict(np.append(found.rates[:100], body), 1999)
+        drops, rates, sums_before, total = (one @ values for one in maps)
+        past = found.rates[:100].sum()
+        features = reductions.Reductions(
+            np.array([past + total]),
+            drops,
+            np.log(np.maximum(rates, 1e-30)),
+            past + sums_before,
+        )
+        assert_allclose(total, body.sum(), rtol=1e-12)
+        assert_allclose(drops.sum(), values[0] - values[-1], rtol=1e-12)
+        approximate = law.formula(np, law.parameters, features)[0]
+        assert_allclose(approximate, exact, atol=1e-4, rtol=0)
 
 
 def test_it_beats_a_search_over_families(best):
