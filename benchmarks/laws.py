@@ -4,6 +4,8 @@
 
 * `fit`: the multi-power law by the default procedure, from three csv files to
   parameters, in a process that has compiled nothing before it;
+* `hold out`: the error at the end of each of the three by a fit to the other two, after
+  that;
 * `optimal`: the best schedule of 24,000 steps under the published parameters, the
   first call with its compilation, and the next;
 * `score`: the predicted final losses of 1000 schedules of 100,000 steps.
@@ -49,13 +51,12 @@ def files() -> dict[str, pathlib.Path]:
     return made
 
 
-def fit(paths: dict[str, pathlib.Path]) -> laws.Law:
-    """Returns the law that is fitted to the files."""
-    measured = [
+def read(paths: dict[str, pathlib.Path]) -> list[laws.Curve]:
+    """Returns the curves of the files."""
+    return [
         laws.Curve.from_csv(path, rates=curves.rates(name))
         for name, path in paths.items()
     ]
-    return laws.MultiPowerLaw.fit(measured)
 
 
 def candidates(count: int, steps: int) -> list[np.ndarray]:
@@ -75,12 +76,25 @@ def main() -> None:
     paths = files()
     for _ in range(options.rounds):
         jax.clear_caches()
-        _row("fit", lambda: f"objective {fit(paths).fitted.objective:.3e}")
+        _row("fit", lambda: _fit(paths))
+    law = laws.MultiPowerLaw.fit(read(paths))
+    for _ in range(options.rounds):
+        _row("hold out", lambda: _hold_out(law, read(paths)))
     for when in ("first", "again"):
         _row(f"optimal, {when}", _optimal)
     made = candidates(100, 100_000)
     for _ in range(options.rounds):
         _row("score 1000 x 100,000", lambda: _score(made))
+
+
+def _fit(paths: dict[str, pathlib.Path]) -> str:
+    law = laws.MultiPowerLaw.fit(read(paths))
+    return f"objective {law.fitted.objective:.3e}"
+
+
+def _hold_out(law: laws.Law, measured: list[laws.Curve]) -> str:
+    record = laws.hold_out(law, measured).fitted
+    return f"{record.held_out_error:.4f} nats, its own {record.final_error:.4f}"
 
 
 def _optimal() -> str:

@@ -75,6 +75,15 @@ def test_the_ridge_holds_the_shape(clean):
     assert loose.fitted.ridge == 0.1
 
 
+def test_the_record_says_what_was_done(clean):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", laws.UnidentifiedWarning)
+        zero = laws.MultiPowerLaw.fit(clean[:2], fixed=dict(C=1.4, gamma=0.5), ridge=0)
+    assert (zero.fitted.procedure, zero.fitted.ridge) == ("converged", 0.0)
+    simple = laws.SimpleLaw.fit(clean)
+    assert (simple.fitted.procedure, simple.fitted.ridge) == ("converged", 0.0)
+
+
 def test_fixed_parameters_stay(clean):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
@@ -144,6 +153,13 @@ def found_points(curves):
         (dict(ridge=1.0), "ridge=1.0 must be left out for SimpleLaw"),
         (dict(fixed=dict(delta=1.0)), "delta must be a field of SimpleLaw: L0, A, alp"),
         (dict(warmup="paper"), "warmup must be a field of SimpleLaw: L0, A, alpha, B"),
+        (dict(fixed=dict(L0="a")), r"fixed\['L0'\]='a' must be a finite number >= 0"),
+        (dict(fixed=dict(L0=True)), r"fixed\['L0'\]=True must be a finite number"),
+        (dict(fixed=dict(L0=-1.0)), r"fixed\['L0'\]=-1.0 must be a finite number"),
+        (
+            dict(fixed=dict(L0=2.0, A=0.6, alpha=0.4, B=1.0)),
+            "must leave a parameter to be fitted",
+        ),
         (
             dict(procedure="published", fixed=dict(B=1.0)),
             "fixed={'B': 1.0} must hold nothing for 'published'",

@@ -100,15 +100,35 @@ def test_laws_go_to_json_and_back():
     assert back.fitted.unidentified == ("B",)
 
 
-@pytest.mark.parametrize("data", [{}, dict(law="Other", parameters={}, conventions={})])
+@pytest.mark.parametrize(
+    "data", [{}, 3, None, "law", [], dict(law="Other"), dict(law=[1]), dict(law=None)]
+)
 def test_other_data_is_refused(data):
+    if data and isinstance(data, dict):
+        data |= dict(parameters={}, conventions={}, fitted=None)
     message = "must be what Law.to_dict returned, with law= one of .*MultiPowerLaw"
-    with pytest.raises(ValueError, match=message):
-        laws.Law.from_dict(data | dict(fitted=None) if data else data)
+    with pytest.raises(ValueError, match=message) as error:
+        laws.Law.from_dict(data)
+    assert str(error.value).startswith(f"data={data!r} ")
+
+
+def test_laws_of_before_held_out_errors_are_read():
+    steps = np.arange(20, 400, 20)
+    curve = laws.Curve(np.full(400, 0.03), steps, LAW.predict(0.03, steps), "one")
+    with pytest.warns(laws.UnidentifiedWarning):
+        data = laws.SimpleLaw.fit([curve]).to_dict()
+    del data["fitted"]["held_out_errors"]
+    assert laws.Law.from_dict(data).fitted.held_out_error is None
 
 
 @pytest.mark.parametrize(
-    "change", [dict(parameters={}), dict(conventions=dict(x=1)), dict(fitted=dict(a=1))]
+    "change",
+    [
+        dict(parameters={}),
+        dict(conventions=dict(x=1)),
+        dict(fitted=dict(a=1)),
+        dict(fitted=[1]),
+    ],
 )
 def test_data_with_other_parts_is_refused(change):
     with pytest.raises(ValueError, match=r"must be what Law\.to_dict returned: "):

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from anytime_jax import averaging, laws, schedules
 from anytime_jax.commands import law_files, law_fit, main
 from anytime_jax.reporting import losses
+from tests import folders
 from tests.measured import (
     EMA,
     FAST,
@@ -27,6 +28,10 @@ from tests.measured import (
 def rows_of(path):
     with pathlib.Path(path).open(newline="") as lines:
         return list(csv.reader(lines))
+
+
+def csvs(folder):
+    return [laws.Curve.from_csv(folder / f"{name}.csv") for name in SCHEDULES]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def test_fit_writes_the_law_and_what_it_was_fitted_to(given, tmp_path, capsys):
     assert data["key"] == "eval/loss/raw"
     found = laws.Law.from_dict(data)
     curves = [laws.Curve.from_csv(path).between(100, 2000) for path in paths]
-    expected = laws.MultiPowerLaw.fit(curves)
+    expected = laws.hold_out(laws.MultiPowerLaw.fit(curves), curves)
     assert found == expected
     assert found.fitted == expected.fitted
     lines = printed.splitlines()
@@ -77,6 +82,11 @@ def test_fit_writes_the_law_and_what_it_was_fitted_to(given, tmp_path, capsys):
         assert line.split()[1:4] == ["100", "to", "1,980"]
         scores = [float(cell) for cell in line.split()[4:]]
         assert_allclose(scores, list(found.errors(curve).values()), atol=1e-5)
+    begin = lines.index("Of a fit to the other curves, final:") + 1
+    held_out = [line.split() for line in lines[begin : begin + 3]]
+    assert [name for _, name in held_out] == list(SCHEDULES)
+    errors = [float(error) for error, _ in held_out]
+    assert_allclose(errors, found.fitted.held_out_errors, atol=1e-5)
     assert lines[-1] == f"Wrote {out} and {plot}"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in out.parent.iterdir()) == ["fit.png", "law.json"]
@@ -106,6 +116,7 @@ def test_a_run_is_a_curve(given, tmp_path, capsys, file):
     assert data["fitted"]["standard_errors"]["B"] is None
     assert "B" in data["fitted"]["unidentified"]
     assert "\nCaution: the curves do not determine " in printed
+    assert "\nCaution: how far off the law is on another curve takes two " in printed
     assert "inf (inf%), not determined" in printed
     # Nor does it stop the law from being read: the run, at the law's own key.
     score = run(capsys, "predict", out, given / "trunk").splitlines()[3].split()
@@ -117,7 +128,8 @@ def test_a_run_is_a_curve(given, tmp_path, capsys, file):
 def test_every_law_can_be_fitted(given, tmp_path, capsys, name):
     out = tmp_path / "law.json"
     printed = run(capsys, "fit", given / "all.npz", f"--law={name}", f"--out={out}")
-    assert printed.startswith(f"{name}, regularised")
+    ridge = law_fit.LAWS[name].SHRUNK
+    assert printed.startswith(f"{name}, {'regularised' if ridge else 'converged'}")
     assert type(law_files.read_law(out).law) is law_fit.LAWS[name]
 
 
@@ -134,6 +146,30 @@ def test_choices_and_given_parameters_come_after_a_colon(given, tmp_path, capsys
     assert (found.memory, found.warmup) == (200.0, "constant")
     [line] = [line for line in printed.splitlines() if line.startswith("memory ")]
     assert line.split() == ["memory", "200", "given"]
+
+
+def test_the_ridge_and_profiles_are_those_of_the_interface(given, tmp_path, capsys):
+    out = tmp_path / "law.json"
+    arguments = ["--law=multi_power:C=1,gamma=0.5,B=60", "--ridge=2", f"--out={out}"]
+    profiles = ["--profile=beta", "--profile=L0"]
+    printed = run(capsys, "fit", given / "all.npz", *arguments, *profiles)
+    assert printed.startswith("multi_power, regularised with a ridge of 2, 3 curves,")
+    found = law_files.read_law(out).law
+    assert (found.fitted.ridge, found.C) == (2.0, 1.0)
+    lines = printed.splitlines()
+    for name in ("beta", "L0"):
+        begin = lines.index(
+            f"{name:>12}  objective without ridge, with the best others"
+        )
+        table = np.array([line.split() for line in lines[begin + 1 : begin + 8]], float)
+        assert_allclose(table[3, 0], getattr(found, name), rtol=1e-5)
+        assert table[:, 1].argmin() == 3
+    # The others were not all that was not given: B stays where it was put.
+    curves = [one.between(100, 2000) for one in csvs(given)]
+    least = laws.profile(found, curves, "beta", factors=(1.0,))
+    assert least.parameters[0]["B"] == 60.0
+    zero = run(capsys, "fit", given / "all.npz", FAST, "--ridge=0", f"--out={out}")
+    assert zero.startswith("simple, converged, 3 curves")
 
 
 def test_what_was_recorded_before_begin_is_left_out(given, tmp_path, capsys):
@@ -191,6 +227,7 @@ def test_predict_a_schedule_and_its_averages(given, law, tmp_path, capsys):
     assert last[0] == "1,499"
     assert_allclose([float(cell) for cell in last[1:]], columns[:, -1], atol=5e-5)
     assert f"off by up to {law.fitted.final_error:.4f} nats" in printed
+    assert f"left out by up to {law.fitted.held_out_error:.4f}." in printed
     assert "Caution" not in printed
     assert printed.splitlines()[-1] == f"Wrote {out} and {plot}"
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -255,6 +292,25 @@ def test_predict_measured_curves(given, law, tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("kind", ["continue", "restart"])
+def test_a_branch_that_continues_an_average_is_compared(given, tmp_path, capsys, kind):
+    trunk = given / "trunk"
+    taken = dict(averages=["ema25"], tokens_per_step=100)
+    branch = dict(workdir=str(trunk), step=320, averages=kind, trunk=taken)
+    specs = dict(ema25=dict(name="age_ema", divisor=25.0), own=dict(name="uniform"))
+    losses = {400: dict(raw=1.75, ema25=1.5, own=1.75)}
+    made = dict(trunk=trunk, branch=branch, averages=specs)
+    folders.write(tmp_path / "exit", "cooldown", losses, **made)
+    averages = f"--average={EMA}", "--average=uniform"
+    printed = run(capsys, "predict", given / "law.json", tmp_path / "exit", *averages)
+    unknown = printed.partition("and not measured:\n")[2].split("\n\n")[0]
+    names = [line.split(" ", 1)[1].strip() for line in unknown.splitlines()]
+    compared = kind == "continue"
+    assert names == ["exit uniform"] if compared else [f"exit {EMA}", "exit uniform"]
+    lines = [line for line in printed.splitlines() if line.startswith(f"exit {EMA}")]
+    assert len(lines) == compared
+
+
 def test_curves_of_one_name_are_told_apart(given, tmp_path, capsys):
     other = tmp_path / "low.csv"
     write_csv(other, SCHEDULES["low"])
@@ -297,13 +353,13 @@ def test_the_best_schedule(given, law, tmp_path, capsys):
 
 def test_the_best_schedule_is_cautious(given, capsys, tmp_path):
     data = json.loads((given / "law.json").read_text())
-    data["fitted"]["final_error"] = 10.0
+    data["fitted"]["held_out_errors"] = [0.0, -10.0, 1.0]
     (tmp_path / "law.json").write_text(json.dumps(data))
     arguments = ["best-schedule", tmp_path / "law.json", "--peak=1", "--steps=3000"]
     printed = run(capsys, *arguments)
     assert (
-        "\nCaution: the gain over cosine, linear, wsd is below the law's own error in "
-        "final losses, 10.0000 nats.\n"
+        "\nCaution: the gain over cosine, linear, wsd is below the law's error on a "
+        "curve left out, 10.0000 nats.\n"
     ) in printed
     assert "has a peak of 1, and the law was fitted at 0.003" in printed
     assert "goes to step 2,999" in printed

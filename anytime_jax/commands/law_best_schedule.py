@@ -7,9 +7,10 @@ functional_scaling one. --peak is best the one of the curves that it was fitted 
 --floor is the least rate allowed, by default 0.
 
 Prints what it gains over a cosine and a straight line to the floor and over the best of
-several constant rates with a linear cooldown, and a caution if that is less than the
-law is off. --out gets the rate of every step: as json under `schedule` what a config
-takes for one, as csv the columns step and lr.
+several constant rates with a linear cooldown, and a caution that says which of these
+gains are less than the law is off on curves left out of its fit, and that the others
+may be overstated. --out gets the rate of every step: as json under `schedule` what a
+config takes for one, as csv the columns step and lr.
 """
 
 import csv

@@ -1,5 +1,6 @@
 """law fit CURVES... --out=FILE.json [--plot=FILE.png] [--law=multi_power]
-    [--procedure=regularised] [--key=eval/loss/raw] [--begin=STEP] [--warmup_steps=W]
+    [--procedure=regularised] [--ridge=WEIGHT] [--profile=NAME ...]
+    [--key=eval/loss/raw] [--begin=STEP] [--warmup_steps=W]
 
 Fits a law of the loss curve to measured curves of one model, batch size and peak rate,
 with schedules of at least two kinds, and writes it to FILE.json. CURVES are any of
@@ -10,16 +11,19 @@ with schedules of at least two kinds, and writes it to FILE.json. CURVES are any
 
 --law is annealing, forward_momentum, functional_scaling, multi_power or simple; a
 choice or a parameter that is not to be fitted comes after a colon, such as
-annealing:memory=1000. --procedure is regularised, converged or published. --key says
+annealing:memory=1000. --procedure is regularised, converged or published, --ridge how
+firmly a regularised fit holds some parameters, by default as the law has it. --key says
 which losses of a run, --begin from which step on, by default after the warmup.
 --warmup_steps is how long the warmup was of files that begin later than at step 0.
 
-Prints the parameters with their standard errors, and how far predictions are from the
-curves; the picture has both.
+Prints the parameters with their standard errors, how far predictions are from the
+curves, and how far off the end of each is that a fit to the others predicts; the
+picture has curves and predictions. --profile=NAME, as often as wanted, also prints how
+well the curves can be fitted with other values of a parameter.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -69,9 +73,11 @@ def run(arguments: Sequence[str]) -> int:
         with warnings.catch_warnings():
             # The record has it, and it is told below.
             warnings.simplefilter("ignore", laws.UnidentifiedWarning)
-            law = kind.fit(curves, values.procedure, **choices)
+            law = kind.fit(curves, values.procedure, ridge=values.ridge, **choices)
+        profiles = {n: laws.profile(law, curves, n) for n in values.profile}
     except ValueError as error:
         raise BadInput(error) from error
+    law, unknown = _held_out(law, curves)
     lines = {
         curve.name: losses.Line(
             curve.steps, law.predict(curve.rates, curve.steps), curve.losses
@@ -87,17 +93,36 @@ def run(arguments: Sequence[str]) -> int:
             plot: lambda path: losses.draw_fits(lines, path, title=title),
         }
     )
-    print(to_text(law, curves))
+    print(to_text(law, curves, profiles))
+    for caution in [unknown] if unknown else []:
+        print(f"\nCaution: {caution}.")
     law_files.tell_written(out, plot)
     return 0
 
 
-def to_text(law: laws.Law, curves: Sequence[laws.Curve]) -> str:
+def _held_out(
+    law: laws.Law, curves: Sequence[laws.Curve]
+) -> tuple[laws.Law, str | None]:
+    """The law with its held-out errors, or else why it has none."""
+    if len(curves) == 1:
+        return law, "how far off the law is on another curve takes two to know"
+    try:
+        return laws.hold_out(law, curves), None
+    except ValueError as error:
+        return law, f"how far off the law is on another curve is not known: {error}"
+
+
+def to_text(
+    law: laws.Law,
+    curves: Sequence[laws.Curve],
+    profiles: Mapping[str, laws.Profile],
+) -> str:
     """Returns what a fit found, how sure it is, and what to beware of.
 
     Args:
       law: fitted to the curves.
       curves: measured.
+      profiles: of some parameters.
     """
     record = law.fitted
     ridge = f" with a ridge of {record.ridge:g}" if record.ridge else ""
@@ -116,6 +141,14 @@ def to_text(law: laws.Law, curves: Sequence[laws.Curve]) -> str:
             shown += f", not determined{': the ridge holds it' * bool(held)}"
         lines.append(f"{name:<12}{value:>12.6g}  {shown}")
     lines += ["", score_table({one.name: law.errors(one) for one in curves}, curves)]
+    if record.held_out_errors:
+        lines += ["", "Of a fit to the other curves, final:"]
+        held_out = zip(record.curves, record.held_out_errors, strict=True)
+        lines += [f"{error:>+10.5f}  {curve}" for curve, error in held_out]
+    for name, one in profiles.items():
+        lines += ["", f"{name:>12}  objective without ridge, with the best others"]
+        pairs = zip(one.values, one.objective, strict=True)
+        lines += [f"{value:>12.6g}  {objective:.4e}" for value, objective in pairs]
     for caution in _cautions(law, curves):
         lines += ["", f"Caution: {caution}."]
     return "\n".join(lines)
@@ -173,6 +206,8 @@ def _define(values: flags.FlagValues) -> None:
     law_files.define_curves(values)
     flags.DEFINE_string("law", "multi_power", "", flag_values=values)
     flags.DEFINE_string("procedure", "regularised", "", flag_values=values)
+    flags.DEFINE_float("ridge", None, "", flag_values=values)
+    flags.DEFINE_multi_string("profile", [], "", flag_values=values)
     for name in ("out", "plot"):
         flags.DEFINE_string(name, None, "", flag_values=values)
 

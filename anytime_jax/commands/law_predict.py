@@ -11,10 +11,10 @@ begins where the warmup ends. CURVES, --key, --begin and --warmup_steps are thos
 `law fit`.
 
 --average, as often as wanted, such as age_ema:divisor=25 or uniform, predicts the loss
-of such an average of the run's weights too. If a run in CURVES, one that is no branch,
-tracked that average, it is compared as well. FILE.csv gets the columns step, lr and
-loss, and one for each average; with CURVES the columns curve, step, lr, loss, predicted
-and one for each average.
+of such an average of the run's weights too. If a run in CURVES tracked that average
+from its start, or as a branch with branch.averages=continue its trunk's, it is compared
+as well. FILE.csv gets the columns step, lr and loss, and one for each average; with
+CURVES the columns curve, step, lr, loss, predicted and one for each average.
 """
 
 import csv
@@ -216,13 +216,15 @@ def _logarithmic(begin: int, steps: int, points: int) -> np.ndarray:
 def _tracked(
     one: law_files.Measured, average: averaging.Average, key: str
 ) -> laws.Curve | None:
-    """The measured curve of an average, if the run tracked it from its start."""
+    """The measured curve of an average, if it is one of all of the run's weights."""
     if one.folder is None or not key.endswith("/raw"):
         return None
     config = json.loads((one.folder / "config.json").read_text())
-    if (config.get("branch") or {}).get("workdir"):
-        return None
-    specs = config.get("averages") or {}
+    specs, branch = config.get("averages") or {}, config.get("branch") or {}
+    if branch.get("workdir"):
+        if branch.get("averages") != "continue":
+            return None
+        specs = {name: specs[name] for name in branch["trunk"]["averages"]}
     for name, other in averaging.build(specs).items():
         if other == average:
             other_key = f"{key.removesuffix('raw')}{name}"
@@ -235,10 +237,14 @@ def _tracked(
 
 
 def _own_error(law: laws.Law) -> str:
-    return (
+    record = law.fitted
+    own = (
         "At the ends of the curves that it was fitted to the law is off by up to "
-        f"{law.fitted.final_error:.4f} nats."
+        f"{record.final_error:.4f} nats"
     )
+    if record.held_out_error is None:
+        return f"{own}; on others by more."
+    return f"{own}, of curves left out by up to {record.held_out_error:.4f}."
 
 
 def _as_lines(cautions: Sequence[str]) -> list[str]:

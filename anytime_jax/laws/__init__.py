@@ -8,7 +8,8 @@ Everything is computed in float64 and returned as NumPy arrays.
 * `predict_average`, `equivalent_rates`: the loss of averaged weights under any `Law`.
 * `optimal_schedule`, `best_peak`, `final_losses`, `usual_schedules`: what a law says is
   best.
-* `profile`, `UnidentifiedWarning`: how surely curves determine a law's parameters.
+* `profile`, `UnidentifiedWarning`: how surely curves determine a law's parameters;
+  `hold_out`: how far a law is off on a curve that it was not fitted to.
 * `chinchilla`, `isoflop`, `average_parameters`: laws of sizes and amounts of data.
 * `collapse`, `running`, `timescale`: curves of all sizes on one.
 """
@@ -24,18 +25,19 @@ from anytime_jax.laws import (
 from anytime_jax.laws.annealing import AnnealingLaw
 from anytime_jax.laws.averaged import equivalent_rates, predict_average
 from anytime_jax.laws.curves import Curve
-from anytime_jax.laws.fitting import Fitted, Profile, UnidentifiedWarning, profile
+from anytime_jax.laws.fitting import Fitted, UnidentifiedWarning
 from anytime_jax.laws.forward_momentum import ForwardMomentumLaw
 from anytime_jax.laws.functional_scaling import FunctionalScalingLaw
 from anytime_jax.laws.law import Law, average_errors, errors
 from anytime_jax.laws.multi_power import MultiPowerLaw
 from anytime_jax.laws.optimal import (
     OptimalSchedule,
-    best_peak,
     final_losses,
     optimal_schedule,
     usual_schedules,
 )
+from anytime_jax.laws.peaks import best_peak
+from anytime_jax.laws.refits import Profile, hold_out, profile
 from anytime_jax.laws.simple import SimpleLaw
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "equivalent_rates",
     "errors",
     "final_losses",
+    "hold_out",
     "isoflop",
     "optimal_schedule",
     "predict_average",

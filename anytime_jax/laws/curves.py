@@ -359,10 +359,20 @@ def _rebuilt(folder: pathlib.Path, config: Mapping[str, Any]) -> np.ndarray:
     """The rates of all updates of a run, those before a branch included."""
     spec, branch = dict(config["schedule"]), config.get("branch") or {}
     if branch.get("workdir"):
-        trunk = _config(pathlib.Path(branch["workdir"]))
+        trunk = _trunk_config(folder, branch["workdir"])
         spec |= dict(trunk=_schedule(trunk["schedule"], trunk), start=branch["step"])
     total = config["resolved"]["total_steps"]
     return schedules.rates(_schedule(spec, config), total, f"{folder}: schedule")
+
+
+def _trunk_config(folder: pathlib.Path, workdir: str) -> dict[str, Any]:
+    try:
+        return _config(pathlib.Path(workdir))
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: branch.workdir={workdir!r} must be its trunk, from the folder "
+            f"in which both were trained: {error}"
+        ) from error
 
 
 def _schedule(spec: Mapping[str, Any], config: Mapping[str, Any]):

@@ -10,9 +10,11 @@ one, which moves a prediction by about 1e-5; predictions and scores are exact.
 
 import dataclasses
 import functools
+import math
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,7 @@ class Fitted:
     """How the parameters of a law were found.
 
     Attributes:
-      procedure: as `Law.fit` was given it.
+      procedure: of `Law.fit`; without a ridge, "regularised" is "converged".
       ridge: the weight of the ridge, 0 for none.
       objective: sum over all points of the Huber loss of the log residuals, exact.
       curves: names of the curves.
@@ -52,6 +54,8 @@ class Fitted:
         that may be correlated over a tenth of a curve; what the ridge adds counts.
       unidentified: the parameters that the curves alone leave open: without the ridge,
         the standard error of the logarithm is above 0.5.
+      held_out_errors: for each curve the error, with its sign, at its end by a fit to
+        the others, in nats; empty unless `hold_out` found them.
     """
 
     procedure: str
@@ -62,21 +66,12 @@ class Fitted:
     final_error: float
     standard_errors: dict[str, float]
     unidentified: tuple[str, ...]
+    held_out_errors: tuple[float, ...] = ()
 
-
-class Profile(NamedTuple):
-    """The best fit for each of several values of one parameter.
-
-    Attributes:
-      values: of the parameter, float64 [V].
-      objective: the sum of the Huber loss over all points, minimised over the other
-        parameters, float64 [V]. It is flat where the curves do not tell values apart.
-      parameters: of the fits, V of them.
-    """
-
-    values: np.ndarray
-    objective: np.ndarray
-    parameters: list[dict[str, float]]
+    @property
+    def held_out_error(self) -> float | None:
+        """The largest of `held_out_errors`, without sign; None if there are none."""
+        return max(map(abs, self.held_out_errors), default=None)
 
 
 def huber(residuals: np.ndarray) -> np.ndarray:
@@ -118,6 +113,12 @@ def fit(
         known = ", ".join((*law.PARAMETERS, *law.CONVENTIONS))
         raise ValueError(f"{unknown[0]} must be a field of {law.__name__}: {known}")
     law.check(**conventions)
+    for name, value in fixed.items():
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not (number and 0 <= value < math.inf):
+            raise ValueError(f"fixed[{name!r}]={value!r} must be a finite number >= 0")
+    if len(fixed) == len(law.PARAMETERS):
+        raise ValueError(f"fixed={dict(fixed)!r} must leave a parameter to be fitted")
     if ridge and not law.SHRUNK:
         raise ValueError(
             f"ridge={ridge!r} must be left out for {law.__name__}: it has no parameter "
@@ -136,58 +137,9 @@ def fit(
     if published:
         parameters = law.published(curves, **fixed, **conventions)
     else:
-        starts = [start | dict(fixed) for start in law.starts(curves, **conventions)]
-        # The ridge leaves one valley; without it there may be several.
-        used = starts[:1] if ridge else starts
-        found = [problem.minimise(start, starts[0], ridge) for start in used]
-        parameters = min(found, key=lambda one: one[0])[1]
+        parameters = problem.best(ridge)
+        procedure = "regularised" if ridge else "converged"
     return _with_record(problem, parameters, procedure, ridge)
-
-
-def profile(
-    law: Any,
-    curves: Sequence[Curve],
-    name: str,
-    factors: Sequence[float] = (0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 2.0),
-) -> Profile:
-    """Returns the profile likelihood of a parameter: the best fit at each value.
-
-    Args:
-      law: a fitted law.
-      curves: what it was fitted to.
-      name: of the parameter.
-      factors: multiples of its fitted value, ascending, all above 0.
-
-    Returns:
-      A `Profile`, without ridge, whatever the law was fitted with.
-
-    Raises:
-      ValueError: there is no such parameter, or a factor is out of range.
-    """
-    if name not in law.PARAMETERS:
-        known = ", ".join(law.PARAMETERS)
-        raise ValueError(f"name={name!r} must be a parameter: {known}")
-    factors_V = np.asarray(factors, np.float64)
-    listed = factors_V.ndim == 1 and len(factors_V) > 0
-    if not (listed and factors_V[0] > 0 and (np.diff(factors_V) > 0).all()):
-        raise ValueError(f"factors={factors!r} must ascend and be above 0")
-    values = getattr(law, name) * factors_V
-    found: dict[int, tuple[float, dict[str, float]]] = {}
-    # From the fitted value outwards, each from its neighbour and from the fit.
-    nearest = int(np.abs(np.log(factors_V)).argmin())
-    order = [*range(nearest, -1, -1), *range(nearest + 1, len(values))]
-    for i in order:
-        neighbour = found.get(i + 1 if i < nearest else i - 1)
-        starts = [law.parameters] + ([neighbour[1]] if neighbour else [])
-        fixed = {name: values[i]}
-        problem = Problem(type(law), list(curves), law.conventions, fixed)
-        runs = [problem.minimise(s | fixed, s | fixed, 0.0) for s in starts]
-        found[i] = min(runs, key=lambda run: run[0])
-    points = sum(len(curve.steps) for curve in curves)
-    objective = [found[i][0] * points * DELTA**2 for i in range(len(values))]
-    return Profile(
-        values, np.array(objective), [found[i][1] for i in range(len(values))]
-    )
 
 
 class Problem:
@@ -216,8 +168,26 @@ class Problem:
         )
         self.log_losses = tuple(np.log(curve.losses) for curve in curves)
 
+    def best(self, ridge: float, left_out: int | None = None) -> dict[str, float]:
+        """Returns the parameters of least objective, of all starts.
+
+        Args:
+          ridge: its weight.
+          left_out: the index of a curve that takes no part.
+        """
+        curves = [c for i, c in enumerate(self.curves) if i != left_out]
+        starts = [s | self.fixed for s in self.law.starts(curves, **self.conventions)]
+        # The ridge leaves one valley; without it there may be several.
+        used = starts[:1] if ridge else starts
+        found = [self.minimise(one, starts[0], ridge, left_out) for one in used]
+        return min(found, key=lambda one: one[0])[1]
+
     def minimise(
-        self, start: Mapping[str, float], prior: Mapping[str, float], ridge: float
+        self,
+        start: Mapping[str, float],
+        prior: Mapping[str, float],
+        ridge: float,
+        left_out: int | None = None,
     ) -> tuple[float, dict[str, float]]:
         """Returns the least objective found from a start, and its parameters.
 
@@ -225,14 +195,15 @@ class Problem:
           start: all parameters, above 0; each stays within a factor of e^3.
           prior: where the ridge is centred.
           ridge: its weight.
+          left_out: the index of a curve that takes no part.
         """
         names, law = self.free, self.law
-        if not names:
-            return self.value(start), dict(start)
+        counts_C = tuple(float(i != left_out) for i in range(len(self.curves)))
         start_F, prior_F = (np.log([p[n] for n in names]) for p in (start, prior))
         weights_F = np.array([ridge * (name in law.SHRUNK) for name in names])
         with jax.enable_x64(True):
-            data = jax.device_put((self.fixed, self.features, self.log_losses))
+            data = (self.fixed, self.features, self.log_losses, counts_C)
+            data = jax.device_put(data)
 
             def objective(shift_F: np.ndarray) -> tuple[float, np.ndarray]:
                 value, slope_F = _value_and_slope(
@@ -386,13 +357,13 @@ def _log_losses(log_F, fixed, features, law, names):
 @functools.partial(jax.jit, static_argnames=("law", "names"))
 @functools.partial(jax.value_and_grad, argnums=0)
 def _value_and_slope(
-    log_F, prior_F, weights_F, fixed, features, log_losses, *, law, names
+    log_F, prior_F, weights_F, fixed, features, log_losses, counts_C, *, law, names
 ):
-    total = 0.0
-    for one, log_losses_P in zip(features, log_losses, strict=True):
+    total = points = 0.0
+    for one, log_losses_P, count in zip(features, log_losses, counts_C, strict=True):
         log_P = _log_losses(log_F, fixed, one, law, names)
         size_P = jnp.abs(log_P - log_losses_P) / DELTA
         inside_P = jnp.minimum(size_P, 1.0)
-        total += jnp.sum(inside_P * (size_P - inside_P / 2))
-    points = sum(map(len, log_losses))
+        total += count * jnp.sum(inside_P * (size_P - inside_P / 2))
+        points += count * len(log_losses_P)
     return total / points + jnp.sum(weights_F * (log_F - prior_F) ** 2)

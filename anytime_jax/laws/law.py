@@ -121,12 +121,14 @@ class Law(abc.ABC):
           curves: of one model, batch size and peak rate; schedules of at least two
             kinds, as with one of them not all parameters can be told apart.
           procedure: `regularised`, the least of mean Huber loss of log residuals plus
-            a ridge that holds the parameters in `SHRUNK` near their start, in log;
+            a ridge that holds the parameters in `SHRUNK` near their start, in log (a
+            law without any is `converged`, and its record says so);
             `converged`, the same without ridge, which fits closer and extrapolates
             worse; or `published`, what the law's authors do.
           ridge: the weight of the ridge; by default `RIDGE` of the law.
-          fixed: parameters, by name, that keep a given value; with `published`, only
-            those that the authors choose, such as the memory of `AnnealingLaw`.
+          fixed: parameters, by name, that keep a given value, not all; with
+            `published`, only those that the authors choose, such as the memory of
+            `AnnealingLaw`.
           **conventions: fields of the law that are chosen rather than fitted.
 
         Returns:
@@ -216,10 +218,11 @@ class Law(abc.ABC):
           ValueError: there is no such law, or a part is missing.
         """
         known = {law.__name__: law for law in Law.__subclasses__()}
-        missing = {"law", "parameters", "conventions", "fitted"} - set(data)
-        if missing or data["law"] not in known:
+        parts = {"law", "parameters", "conventions", "fitted"}
+        whole = isinstance(data, Mapping) and parts <= set(data)
+        if not whole or data["law"] not in list(known):
             raise ValueError(
-                f"data={dict(data)!r} must be what Law.to_dict returned, with law= one "
+                f"data={data!r} must be what Law.to_dict returned, with law= one "
                 f"of {', '.join(sorted(known))}"
             )
         record = data["fitted"]
@@ -227,12 +230,12 @@ class Law(abc.ABC):
         try:
             if record:
                 # JSON knows no tuples.
-                listed = {key: tuple(record[key]) for key in ("curves", "unidentified")}
-                record = fitting.Fitted(**{**record, **listed})
+                tuples = {k: tuple(v) for k, v in record.items() if isinstance(v, list)}
+                record = fitting.Fitted(**{**record, **tuples})
             return law(**data["parameters"], **data["conventions"], fitted=record)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"data={dict(data)!r} must be what Law.to_dict returned: {error}"
+                f"data={data!r} must be what Law.to_dict returned: {error}"
             ) from error
 
     def _predict(self, rates_T: np.ndarray, at_P: np.ndarray) -> np.ndarray:
