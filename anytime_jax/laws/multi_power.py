@@ -147,9 +147,8 @@ class MultiPowerLaw(Law):
         with jax.enable_x64(True):
             data = jax.device_put((features, tuple(np.log(c.losses) for c in curves)))
 
-            # As an argument: XLA would spend seconds on data as constants.
             @jax.jit
-            def advance(now_7, state, data):
+            def advance(now_7, state):
                 value, slope_7 = _sum_and_slope(now_7, *data)
                 step_7, state = direction.update(slope_7, state, now_7)
                 moved_7 = jnp.maximum(now_7 - rates_7 * step_7, 0)
@@ -159,7 +158,7 @@ class MultiPowerLaw(Law):
             state, kept_7 = direction.init(now_7), now_7
             least, waited = np.inf, 0
             for _ in range(200):
-                now_7, state, value, steepness = advance(now_7, state, data)
+                now_7, state, value, steepness = advance(now_7, state)
                 waited += 1
                 if value < least:
                     least, kept_7, waited = float(value), now_7, 0
