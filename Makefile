@@ -16,7 +16,7 @@ demo: install
 
 test: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: install
 	$(BIN)/pytest -q -m slow

@@ -1,11 +1,13 @@
 """The experiment's numbers: those of the code, what they show, and its README."""
 
+import itertools
 import json
 import pathlib
 
 import numpy as np
 import pytest
 
+from anytime_jax.laws import fitting
 from experiments.averaged_weights import run
 
 FOLDER = pathlib.Path(run.__file__).parent
@@ -17,17 +19,53 @@ def found():
     return json.loads((FOLDER / "results.json").read_text())
 
 
-def test_stored_numbers_are_those_of_the_code(found, monkeypatch):
+@pytest.fixture(scope="module")
+def data():
+    return json.loads((FOLDER / "curves.json").read_text())
+
+
+def test_a_fit_ends_where_the_stored_one_did(found, data, monkeypatch):
     monkeypatch.setattr(run, "LAWS", {"multi_power": run.LAWS["multi_power"]})
-    monkeypatch.setattr(run, "AVERAGES", {"ema25": run.AVERAGES["ema25"]})
-    data = json.loads((FOLDER / "curves.json").read_text())
     computed = run.compute(data)
     assert computed["steps"] == found["steps"]
-    assert computed["measured"]["ema25"] == found["measured"]["ema25"]
-    own = computed["laws"]["multi_power"]["predicted"]["ema25"]
-    for way, losses in found["laws"]["multi_power"]["predicted"]["ema25"].items():
+    assert computed["measured"] == found["measured"]
+    stored = found["laws"]["multi_power"]["predicted"]
+    own = computed["laws"]["multi_power"]["predicted"]
+    assert own.keys() == stored.keys() == run.AVERAGES.keys()
+    for name, way in itertools.product(run.AVERAGES, run.WAYS):
         # Where the search ends depends on the machine's rounding.
-        np.testing.assert_allclose(own[way], losses, atol=2e-3)
+        np.testing.assert_allclose(own[name][way], stored[name][way], atol=2e-3)
+
+
+@pytest.mark.parametrize("title", run.LAWS)
+def test_stored_parameters_are_the_best(found, data, title):
+    kind, stored = run.LAWS[title], found["laws"][title]["parameters"]
+    raw = [run.curve(one, run.FITTED_FROM) for one in data["raw"]]
+    problem = fitting.Problem(kind, raw, {}, {})
+    prior = kind.starts(raw)[0]
+
+    def objective(parameters):
+        shifts = [np.log(parameters[name] / prior[name]) for name in kind.SHRUNK]
+        return problem.value(parameters) + kind.RIDGE * np.square(shifts).sum()
+
+    least = objective(stored)
+    for name, factor in itertools.product(kind.PARAMETERS, (0.999, 1.001)):
+        assert objective(stored | {name: factor * stored[name]}) > least
+
+
+@pytest.mark.parametrize("title", run.LAWS)
+def test_stored_predictions_are_those_of_the_stored_parameters(found, data, title):
+    stored = found["laws"][title]
+    law = run.LAWS[title](**stored["parameters"])
+    raw = [run.curve(one, run.FITTED_FROM) for one in data["raw"]]
+    np.testing.assert_allclose(law.score(raw)["mae"], stored["raw_error"], rtol=1e-6)
+    trunk = run.curve(data["raw"][0], run.PREDICTED_FROM)
+    for name in run.AVERAGES:
+        computed = run.predictions(law, trunk, name)
+        assert computed.keys() == stored["predicted"][name].keys() == run.WAYS.keys()
+        for way, losses in computed.items():
+            expected = stored["predicted"][name][way]
+            np.testing.assert_allclose(losses, expected, rtol=1e-9)
 
 
 def test_laws_of_decays_predict_averages_that_forget(found):

@@ -18,8 +18,6 @@ from anytime_jax.training import (
 from tests import small
 from tests.small import stored_weights as weights
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 START, STEPS = 4, 3  # of the branch
 
 

@@ -177,7 +177,9 @@ def test_published_mlp():
     at = np.searchsorted(found.progress, AT - 1e-9)
     expected = (1.30e-2, 4.98e-3, 3.81e-3, 2.76e-3, 1.68e-3, 7.98e-4)
     assert_allclose(found.spread[at], expected, rtol=0.03)
-    assert 2.2e-3 * 0.99 < found.floor[at].min() < found.floor[at].max() < 3.7e-3
+    # Of the noise of seeds, its range over these points was computed before.
+    ends_of_floor = found.floor[at].min(), found.floor[at].max()
+    assert_allclose(ends_of_floor, (2.2e-3, 3.7e-3), rtol=0.02)
     assert found.onset == pytest.approx(0.765)
 
 

@@ -28,6 +28,15 @@ OVERRIDES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Of what is compiled: a process that is killed may leave half an entry."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("compiled"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        yield
+
+
 def start(workdir):
     command = [sys.executable, "-m", "anytime_jax", "train"]
     command += ["--config=configs/tiny.py", f"--workdir={workdir}"]

@@ -1,5 +1,6 @@
 """Runs whole trainings of a few steps: interrupted, branched, diverging, complete."""
 
+import functools
 import json
 import os
 import pathlib
@@ -13,8 +14,6 @@ import pytest
 from anytime_jax import schedules, training
 from anytime_jax.training import metrics, preparing, snapshots
 from tests import small
-
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 class Interrupting(metrics.Writer):
@@ -46,14 +45,18 @@ def records(workdir):
     ]
 
 
+@functools.cache
+def shapes_of_weights():
+    recipe = preparing.prepare(small.config(), "unused").recipe
+    return jax.eval_shape(recipe.model.init, jax.random.key(0))
+
+
 def final_weights(workdir, name="raw"):
     step = snapshots.stored_steps(workdir)[-1]
-    recipe = preparing.prepare(small.config(), "unused").recipe
-    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
+        shapes_of_weights(),
     )
     return jax.device_get(snapshots.restore_weights(workdir, step, name, like))
 

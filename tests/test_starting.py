@@ -17,8 +17,6 @@ from anytime_jax.training import (
 from tests import small
 from tests.small import stored_weights as weights
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 STEPS = 6
 MEAN = dict(uniform=dict(name="uniform"))
 
