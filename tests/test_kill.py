@@ -17,6 +17,11 @@ from configs import tiny
 OVERRIDES = {
     "data.source": "synthetic",
     "model.vocab_size": 16,
+    "model.width": 16,
+    "model.layers": 2,
+    "model.heads": 2,
+    "sequence_length": 16,
+    "batch_size": 8,
     "duration.chinchilla": 0.0,
     "duration.steps": 100,
     "horizons.chinchilla": (),
@@ -61,7 +66,7 @@ def assert_same_run(one, other):
     assert records(one) == records(other)
     assert training.stored_steps(one)[-1] == training.stored_steps(other)[-1] == 100
     config = tiny.get_config()
-    config.model.vocab_size = 16
+    config.update_from_flattened_dict(OVERRIDES)
     model = models.build(config.model.to_dict())
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
