@@ -70,6 +70,8 @@ def test_errors_are_those_of_their_definitions():
     assert_allclose(found["pred_error"], np.mean(np.abs(error) / losses))
     assert found["worst_error"] == 0.25
     assert found["final_error"] == 6 / 8 * 0.125
+    sparse = laws.errors(predicted, losses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 270])
+    assert sparse == found | dict(final_error=0.0)
     assert_allclose(found["r2"], 1 - np.mean(error**2) / losses.var())
     assert math.isnan(laws.errors([1.0, 2.0], [2.0, 2.0])["r2"])
 

@@ -47,8 +47,8 @@ class Fitted:
       objective: sum over all points of the Huber loss of the log residuals, exact.
       curves: names of the curves.
       points: their recorded points, all together.
-      final_error: the largest error, without sign, in the mean of the last eight
-        points of a curve, in nats.
+      final_error: the largest error, without sign, at the end of a curve, in nats; see
+        `Law.score`.
       standard_errors: by name, of the logarithm of the parameter, and so its relative
         error; infinite where the curves say nothing. From Gauss-Newton, with residuals
         that may be correlated over a tenth of a curve; what the ridge adds counts.
@@ -102,9 +102,9 @@ def fit(
         raise ValueError("curves must hold at least one curve")
     if procedure not in PROCEDURES:
         raise ValueError(f"procedure={procedure!r} must be one of {PROCEDURES}")
-    if ridge is not None and not (ridge >= 0 and procedure == "regularised"):
+    if ridge is not None and not (0 <= ridge < math.inf and procedure == "regularised"):
         raise ValueError(
-            f"ridge={ridge!r} must be a number >= 0, and be left out unless "
+            f"ridge={ridge!r} must be a finite number >= 0, and be left out unless "
             f"procedure='regularised'"
         )
     unknown = [name for name in fixed if name not in law.PARAMETERS]
