@@ -68,6 +68,21 @@ class Fitted:
     unidentified: tuple[str, ...]
     held_out_errors: tuple[float, ...] = ()
 
+    def __post_init__(self):
+        """Refuses what is no number where one is needed: files are edited by hand.
+
+        Raises:
+          TypeError: one is not.
+        """
+        given = dict(ridge=self.ridge, objective=self.objective, points=self.points)
+        given |= dict(final_error=self.final_error) | self.standard_errors
+        given |= {
+            f"held_out_errors[{i}]": v for i, v in enumerate(self.held_out_errors)
+        }
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(f"{name}={value!r} must be a number")
+
     @property
     def held_out_error(self) -> float | None:
         """The largest of `held_out_errors`, without sign; None if there are none."""
@@ -177,9 +192,7 @@ class Problem:
         """
         curves = [c for i, c in enumerate(self.curves) if i != left_out]
         starts = [s | self.fixed for s in self.law.starts(curves, **self.conventions)]
-        # The ridge leaves one valley; without it there may be several.
-        used = starts[:1] if ridge else starts
-        found = [self.minimise(one, starts[0], ridge, left_out) for one in used]
+        found = [self.minimise(one, starts[0], ridge, left_out) for one in starts]
         return min(found, key=lambda one: one[0])[1]
 
     def minimise(
