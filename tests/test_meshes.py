@@ -173,5 +173,6 @@ def test_tracking_sends_nothing(run, mesh):
     sent = run(mesh).sent
     assert sent["all-reduce"] > (0, 0)
     _, lowered, _ = lower(mesh, averages={})
-    plain = lowered.compile().as_text()
+    # The collectives are chosen before LLVM, which takes half of the time.
+    plain = lowered.compile({"xla_backend_optimization_level": 0}).as_text()
     assert collectives.sent(collectives.collectives(plain)) == sent
