@@ -54,7 +54,7 @@ def evaluate(
         sharding.shardings(mesh, shapes),
     )
     tokens_NxBxL1 = _validation(config, mesh, workdir)
-    loss = jax.jit(evaluation.make_evaluate(model))
+    loss = jax.jit(sharding.within(mesh, evaluation.make_evaluate(model)))
     return {
         name: float(
             loss(snapshots.restore_weights(workdir, step, name, like), tokens_NxBxL1)
