@@ -9,8 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from anytime_jax import averaging, data
-from anytime_jax.training import collectives, compiling, recipe, sharding, state
+from anytime_jax import averaging, data, training
+from anytime_jax.training import (
+    collectives,
+    compiling,
+    metrics,
+    recipe,
+    sharding,
+    state,
+    stored,
+)
 from tests import small
 
 STEPS = 100
@@ -176,3 +184,33 @@ def test_tracking_sends_nothing(run, mesh):
     # The collectives are chosen before LLVM, which takes half of the time.
     plain = lowered.compile({"xla_backend_optimization_level": 0}).as_text()
     assert collectives.sent(collectives.collectives(plain)) == sent
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_state_split_and_ends_as_without(tmp_path):
+    def train(folder, steps, **overrides):
+        training.train(
+            small.config(
+                optimizer__eps=1e-6,
+                duration__steps=steps,
+                horizons__steps=(steps,),
+                **overrides,
+            ),
+            tmp_path / folder,
+        )
+
+    train("whole", 12)
+    train("split", 6)
+    train("split", 12, shard_state=True, mesh__fsdp=2)
+    for name in ("raw", "ema25", "uniform"):
+        one, other = (
+            small.stored_weights(tmp_path / folder, 12, name)
+            for folder in ("whole", "split")
+        )
+        assert norm_of_difference(other, one) < 1e-4
+    last = metrics.read(tmp_path / "whole")[-1], metrics.read(tmp_path / "split")[-1]
+    for key, value in last[0].items():
+        if key.startswith("horizon/"):
+            np.testing.assert_allclose(last[1][key], value, rtol=1e-5)
+    again = stored.evaluate(tmp_path / "split")
+    np.testing.assert_allclose(again["ema25"], last[1]["horizon/loss/ema25"], rtol=1e-5)
