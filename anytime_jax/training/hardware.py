@@ -1,4 +1,4 @@
-"""Accelerators: memory, its bandwidth, and peak arithmetic, as their vendors have it."""
+"""Accelerators: memory, bandwidth and peak arithmetic, as their vendors have them."""
 
 import dataclasses
 
