@@ -239,8 +239,7 @@ def _averages(budget: budget_lib.Budget, given: Arguments) -> list[str]:
         f"{unit + ' on each device':<22}{'held':>10}{'moved a step':>16}"
         + ("" if found.on_host else f"{'ms':>10}{'of the least step':>20}")
     ]
-    for name in sorted(found.averages, key=list(given.config.averages).index):
-        size = found.averages[name]
+    for name, size in found.averages.items():
         line = f"  {name:<20}{size / scale:10.3f}{moved[name] / scale:16.3f}"
         if not found.on_host:
             seconds = moved[name] / bandwidth
