@@ -283,7 +283,12 @@ def _meshes(budget: budget_lib.Budget, given: Arguments) -> list[str]:
     left = len(listed) - len(shown)
     lines += [f"and {left} more, which send more"] * bool(left)
     if not given.config.shard_state:
-        lines.append("shard_state: the total with --config.shard_state=true")
+        with_it = sum(row[2].total <= given.memory for row in rows)
+        more = with_it - sum(row[1].total <= given.memory for row in rows)
+        lines.append(
+            "shard_state: the total with --config.shard_state=true"
+            + f", with which {more} more fit" * bool(more)
+        )
     return lines
 
 
