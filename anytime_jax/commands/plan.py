@@ -218,7 +218,8 @@ def _memory(
     )
     if compiled:
         lines.append(
-            f"the {platform}'s own compiler: an accelerator's needs other temporaries"
+            f"{platform} compiler: an accelerator's needs other temporaries, and may send "
+            "otherwise"
         )
     return lines
 
