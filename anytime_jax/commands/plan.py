@@ -218,8 +218,8 @@ def _memory(
     )
     if compiled:
         lines.append(
-            f"{platform} compiler: an accelerator's needs other temporaries, and may send "
-            "otherwise"
+            f"{platform} compiler: that of an accelerator needs other temporaries, and "
+            "may send otherwise"
         )
     return lines
 
