@@ -247,7 +247,7 @@ def matmul_flops(model: models.Model, rows: int, length: int) -> int:
     Example:
       >>> model = models.decoder(vocab_size=256, width=32, layers=2, heads=2)
       >>> matmul_flops(model, rows=1, length=64)
-      14155776
+      15728640
     """
     gradient = jax.grad(lambda params, tokens: step.loss(model, params, tokens))
     tokens = jax.ShapeDtypeStruct((rows, length + 1), jnp.int32)
