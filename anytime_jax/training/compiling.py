@@ -25,14 +25,20 @@ def compile_steps(
     shapes = jax.eval_shape(
         lambda: state.init(recipe.model, recipe.optimizer, config.seed)
     )
+    split = dict(shard_state=config.shard_state)
     layout = state.place_averages(
-        sharding.shardings(recipe.mesh, shapes), config.tracking.memory_kind
+        sharding.shardings(recipe.mesh, shapes, **split), config.tracking.memory_kind
     )
-    train_step = jax.jit(
-        step.make_step(recipe.model, recipe.optimizer, config.accumulation),
-        out_shardings=(layout, None),
-        donate_argnums=0,
+    made = step.make_step(
+        recipe.model,
+        recipe.optimizer,
+        config.accumulation,
+        gradient_layout=sharding.gradient_shardings(
+            recipe.mesh, shapes.params, **split
+        ),
+        skip_nonfinite=config.nonfinite.policy == "skip",
     )
+    train_step = jax.jit(made, out_shardings=(layout, None), donate_argnums=0)
     evaluate = jax.jit(evaluation.make_evaluate(recipe.model))
     like = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
@@ -40,3 +46,19 @@ def compile_steps(
         layout,
     )
     return train_step, evaluate, like
+
+
+def batch_like(
+    config: ml_collections.ConfigDict, recipe: recipe_lib.Recipe
+) -> jax.ShapeDtypeStruct:
+    """Returns shape, dtype and sharding of the training batches, to compile ahead for.
+
+    `train_step.lower(like, batch_like(config, recipe)).compile()` is the train step for
+    these and nothing else: it refuses what would compile it again.
+
+    Args:
+      config: the config.
+      recipe: what `recipe.build` made of it.
+    """
+    shape = (config.batch_size, config.sequence_length + 1)
+    return sharding.batch_like(shape, recipe.mesh)

@@ -43,7 +43,8 @@ def losses(
 
     Args:
       evaluate: from `make_evaluate`, jitted.
-      weights: parameters by name; all are evaluated in the dtypes of `raw`.
+      weights: parameters by name; all are evaluated in the dtypes and the layout of
+        `raw`, one set of them at a time.
       tokens_NxBxL1: the batches, which every set of weights sees alike.
 
     Returns:
@@ -82,8 +83,22 @@ def _distance(params: Tree, raw: Tree) -> jax.Array:
 
 
 def _placed(weights: dict[str, Tree]) -> Iterator[tuple[str, Tree]]:
-    """Sets of weights by name, each on the devices."""
+    """Sets of weights by name, each on the devices and split as `raw` is."""
+    raw = weights["raw"]
+    layout = jax.tree.map(lambda leaf: leaf.sharding, raw)
     for name, params in weights.items():
         if averaging.is_on_host(params):
             params = jax.device_put(params, jax.memory.Space.Device)
+        # Averages may be split further; a program would be compiled for each way.
+        if not _split_alike(params, raw):
+            params = jax.jit(_same, out_shardings=layout)(params)
         yield name, params
+
+
+def _split_alike(params: Tree, raw: Tree) -> bool:
+    pairs = zip(*map(jax.tree.leaves, (params, raw)), strict=True)
+    return all(a.sharding.is_equivalent_to(b.sharding, b.ndim) for a, b in pairs)
+
+
+def _same(tree: Tree) -> Tree:
+    return tree

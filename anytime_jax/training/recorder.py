@@ -142,6 +142,9 @@ def _validation(prepared: preparing.Prepared) -> jax.Array:
     """The fixed validation batches; the smaller set is the first of the larger."""
     config = prepared.config
     batches, rows = config.evaluation.horizon_batches, config.evaluation.batch_size
-    tokens = prepared.dataset.validation.batch(0, batches * rows)
-    shape = (batches, rows, config.sequence_length + 1)
-    return sharding.place_batches(tokens.reshape(shape), prepared.recipe.mesh)
+    validation = prepared.dataset.validation
+    return sharding.place_batches(
+        lambda these: validation.batch(0, batches * rows, rows=these),
+        (batches, rows, config.sequence_length + 1),
+        prepared.recipe.mesh,
+    )

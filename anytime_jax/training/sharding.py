@@ -3,11 +3,13 @@
 The same code runs on one device, where every axis has size 1.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
@@ -56,22 +58,31 @@ def make_mesh(
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
-    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+    product = int(np.prod(sizes))
+    if min(sizes) < 1 or product != len(devices):
         raise ValueError(
             f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor} must be "
             "positive (one of them may be -1) and multiply to the "
-            f"{len(devices)} devices"
+            f"{len(devices)} devices" + (f", not to {product}" * (min(sizes) > 0))
         )
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, auto, devices=devices)
 
 
-def shardings(mesh: jax.sharding.Mesh, tree: Tree) -> Tree:
+def shardings(
+    mesh: jax.sharding.Mesh, tree: Tree, *, shard_state: bool = False
+) -> Tree:
     """Returns the sharding of every leaf of a training state, from the rules.
+
+    With `shard_state` the optimizer and the averages, which are in the branch
+    `optimizer` of a state, are split over `data` too (ZeRO, Rajbhandari et al. 2019,
+    arXiv 1910.02054, section 5.1). A device then updates its share of the weights and
+    gathers the others. A leaf that `data` does not divide stays as the rules have it.
 
     Args:
       mesh: from `make_mesh`.
       tree: the state's arrays or their shapes.
+      shard_state: whether to split optimizer and averages over `data`.
 
     Returns:
       `NamedSharding`s in the structure of `tree`.
@@ -79,19 +90,26 @@ def shardings(mesh: jax.sharding.Mesh, tree: Tree) -> Tree:
     Raises:
       ValueError: a dimension cannot be split evenly over its mesh axis.
     """
+    return _shardings(mesh, tree, "optimizer/" if shard_state else None)
 
-    def sharding(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes = _axes(name, leaf.ndim)
-        for size, axis in zip(leaf.shape, axes, strict=True):
-            if axis and size % mesh.shape[axis]:
-                raise ValueError(
-                    f"mesh.{axis}={mesh.shape[axis]} must divide the dimension {size} "
-                    f"of {name}, of shape {leaf.shape}"
-                )
-        return jax.NamedSharding(mesh, jax.P(*axes))
 
-    return jax.tree_util.tree_map_with_path(sharding, tree)
+def gradient_shardings(
+    mesh: jax.sharding.Mesh, params: Tree, *, shard_state: bool = False
+) -> Tree:
+    """Returns the shardings of the gradient: those that its optimizer's moments have.
+
+    Args:
+      mesh: from `make_mesh`.
+      params: the parameters or their shapes.
+      shard_state: as for `shardings`.
+
+    Returns:
+      `NamedSharding`s in the structure of `params`.
+
+    Raises:
+      ValueError: a dimension cannot be split evenly over its mesh axis.
+    """
+    return _shardings(mesh, params, "" if shard_state else None)
 
 
 def check_batch(key: str, batch_size: int, mesh: jax.sharding.Mesh) -> None:
@@ -104,30 +122,88 @@ def check_batch(key: str, batch_size: int, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+def batch_like(shape: tuple[int, int], mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
+    """Returns the shape, dtype and sharding of a batch of tokens.
+
+    Args:
+      shape: of the global batch, (B, L + 1).
+      mesh: its `data` and `fsdp` axes split the rows.
+    """
+    layout = jax.NamedSharding(mesh, jax.P(_ROWS))
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=layout)
+
+
 def place_batch(
     read_rows: Callable[[slice], np.ndarray],
     shape: tuple[int, int],
     mesh: jax.sharding.Mesh,
 ) -> jax.Array:
-    """Returns a global batch, of which every host reads only its own rows.
+    """Returns a global batch, of which every host reads its own rows, and those once.
 
     Args:
       read_rows: from a slice of rows to their tokens.
       shape: of the global batch.
       mesh: its `data` and `fsdp` axes split the rows.
     """
-    layout = jax.NamedSharding(mesh, jax.P(_ROWS))
+
+    # Devices that differ in `tensor` alone have the same rows.
+    @functools.cache
+    def read(start, stop):
+        return read_rows(slice(start, stop))
+
     return jax.make_array_from_callback(
-        shape, layout, lambda index: read_rows(index[0])
+        shape,
+        jax.NamedSharding(mesh, jax.P(_ROWS)),
+        lambda index: read(*index[0].indices(shape[0])[:2]),
     )
 
 
-def place_batches(tokens_NxBxL1: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
-    """Returns many batches, known to every host, as one global array split by rows."""
-    layout = jax.NamedSharding(mesh, jax.P(None, _ROWS))
+def place_batches(
+    read_rows: Callable[[slice], np.ndarray],
+    shape: tuple[int, int, int],
+    mesh: jax.sharding.Mesh,
+) -> jax.Array:
+    """Returns many batches as one global array, read as `place_batch` reads one.
+
+    Args:
+      read_rows: from a slice of the rows of all batches, one batch after the other, to
+        their tokens.
+      shape: (N, B, L + 1), N batches of B rows.
+      mesh: its `data` and `fsdp` axes split the rows of each batch.
+    """
+    batches, rows, _ = shape
+
+    @functools.cache
+    def read(start, stop):
+        firsts = range(0, batches * rows, rows)
+        return np.stack([read_rows(slice(n + start, n + stop)) for n in firsts])
+
     return jax.make_array_from_callback(
-        tokens_NxBxL1.shape, layout, lambda index: tokens_NxBxL1[index]
+        shape,
+        jax.NamedSharding(mesh, jax.P(None, _ROWS)),
+        lambda index: read(*index[1].indices(rows)[:2]),
     )
+
+
+def _shardings(mesh: jax.sharding.Mesh, tree: Tree, spread: str | None) -> Tree:
+    """By the rules; over `data` too if the path starts with `spread`."""
+
+    def sharding(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        axes = _axes(name, leaf.ndim)
+        for size, axis in zip(leaf.shape, axes, strict=True):
+            if axis and size % mesh.shape[axis]:
+                raise ValueError(
+                    f"mesh.{axis}={mesh.shape[axis]} must divide the dimension {size} "
+                    f"of {name}, of shape {leaf.shape}"
+                )
+        # Not the clocks of averages, a few whole numbers.
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if spread is not None and name.startswith(spread) and floating:
+            axes = _spread(axes, leaf.shape, mesh)
+        return jax.NamedSharding(mesh, jax.P(*axes))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def _axes(name: str, rank: int) -> tuple[str | None, ...]:
@@ -135,3 +211,20 @@ def _axes(name: str, rank: int) -> tuple[str | None, ...]:
         if len(axes) == rank and re.search(f"(^|/){pattern}$", name):
             return axes
     return (None,) * rank
+
+
+def _spread(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: jax.sharding.Mesh
+) -> tuple[str | tuple[str, str] | None, ...]:
+    """Splits over `data` too: the longest dimension on a device that allows it."""
+    parts = mesh.shape["data"]
+    held = [
+        size // (mesh.shape[axis] if axis else 1)
+        for size, axis in zip(shape, axes, strict=True)
+    ]
+    allowed = [d for d, size in enumerate(held) if size and size % parts == 0]
+    if parts == 1 or not allowed:
+        return axes
+    best = max(allowed, key=held.__getitem__)
+    both = (axes[best], "data") if axes[best] else "data"
+    return (*axes[:best], both, *axes[best + 1 :])

@@ -1,5 +1,6 @@
 """One update of the weights."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,12 @@ def loss(model: Model, params: Tree, tokens_BxL1: jax.Array) -> jax.Array:
 
 
 def make_step(
-    model: Model, optimizer: optax.GradientTransformation, accumulation: int = 1
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    accumulation: int = 1,
+    *,
+    gradient_layout: Tree | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Makes the train step, a pure function still to be jitted.
 
@@ -41,28 +47,46 @@ def make_step(
       optimizer: the optimizer, from `recipe.make_optimizer`.
       accumulation: the number of parts that a batch is split into and whose gradients
         are averaged one after the other.
+      gradient_layout: shardings of the gradient, those of the optimizer's moments and
+        of the averages; None leaves them to the compiler, which may choose others and
+        then has to gather moments and averages.
+      skip_nonfinite: whether to leave out an update whose loss or gradient norm is not
+        finite. Weights, optimizer and averages, their counts included, then stay as
+        they are, and only `step` moves on.
 
     Returns:
       A function (state, tokens_BxL1) -> (state, metrics), with float32 metrics `loss`,
       `grad_norm` (before clipping), `weight_norm` (after the update) and
-      `learning_rate` (as applied).
+      `learning_rate` (as applied); with `skip_nonfinite` also `skipped`, 0 or 1.
     """
+
+    def update(grads, params, optimizer_state, tokens):
+        updates, optimizer_state = optimizer.update(
+            grads, optimizer_state, params, tokens=tokens
+        )
+        return optax.apply_updates(params, updates), optimizer_state
 
     def train_step(state, tokens_BxL1):
         value, grads = _gradient(model, state.params, tokens_BxL1, accumulation)
+        if gradient_layout is not None:
+            grads = jax.lax.with_sharding_constraint(grads, gradient_layout)
         rows, columns = tokens_BxL1.shape
-        updates, optimizer_state = optimizer.update(
-            grads, state.optimizer, state.params, tokens=rows * (columns - 1)
-        )
-        params = optax.apply_updates(state.params, updates)
-        metrics = dict(
-            loss=value,
-            grad_norm=optax.tree.norm(grads),
-            weight_norm=optax.tree.norm(params),
-            learning_rate=optax.tree.get(optimizer_state, "hyperparams")[
-                "learning_rate"
-            ],
-        )
+        run = functools.partial(update, tokens=rows * (columns - 1))
+        before = grads, state.params, state.optimizer
+        metrics = dict(loss=value, grad_norm=optax.tree.norm(grads))
+        if skip_nonfinite:
+            finite = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
+            # No `where`, which would read and write every average at every step.
+            params, optimizer_state = jax.lax.cond(
+                finite, run, lambda grads, *kept: kept, *before
+            )
+            metrics["skipped"] = 1.0 - finite
+        else:
+            params, optimizer_state = run(*before)
+        metrics["weight_norm"] = optax.tree.norm(params)
+        metrics["learning_rate"] = optax.tree.get(optimizer_state, "hyperparams")[
+            "learning_rate"
+        ]
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
     return train_step

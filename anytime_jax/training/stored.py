@@ -97,8 +97,11 @@ def _validation(
     length, dataset = config["sequence_length"], _dataset(config, workdir)
     batches = config["evaluation"]["horizon_batches"]
     rows = config["evaluation"]["batch_size"]
-    tokens = dataset.validation.batch(0, batches * rows)
-    return sharding.place_batches(tokens.reshape(batches, rows, length + 1), mesh)
+    return sharding.place_batches(
+        lambda these: dataset.validation.batch(0, batches * rows, rows=these),
+        (batches, rows, length + 1),
+        mesh,
+    )
 
 
 def _dataset(config: Mapping[str, Any], workdir: str | os.PathLike) -> data.Dataset:
