@@ -74,29 +74,29 @@ def run(profile, steps):
 
 
 def test_a_trace_of_five_steps(tmp_path, capsys):
-    run(timing.Profile(tmp_path, 20, 40), range(21, 41))
+    run(timing.Profile(tmp_path, 20, 40, wanted=True), range(21, 41))
     [trace] = tmp_path.rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
     assert capsys.readouterr().err == f"steps 26 to 30 are in {tmp_path}/profile\n"
 
 
 def test_a_short_run_says_that_there_is_none(tmp_path, capsys):
-    run(timing.Profile(tmp_path, 0, 9), range(1, 10))
+    run(timing.Profile(tmp_path, 0, 9, wanted=True), range(1, 10))
     assert not list(tmp_path.iterdir())
     told = "--profile needs 10 steps and there are 9: nothing is traced\n"
     assert capsys.readouterr().err == told
 
 
 def test_an_interrupted_trace_is_ended(tmp_path):
-    profile = timing.Profile(tmp_path, 0, 10)
+    profile = timing.Profile(tmp_path, 0, 10, wanted=True)
     profile.before(6)
     profile.close()
     profile.close()
     # JAX refuses a second trace while one is running.
-    run(timing.Profile(tmp_path / "again", 0, 10), range(1, 11))
+    run(timing.Profile(tmp_path / "again", 0, 10, wanted=True), range(1, 11))
 
 
 def test_only_the_first_process_traces(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    run(timing.Profile(tmp_path, 0, 10), range(1, 11))
+    run(timing.Profile(tmp_path, 0, 10, wanted=True), range(1, 11))
     assert not list(tmp_path.iterdir())

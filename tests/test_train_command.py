@@ -12,7 +12,7 @@ CONFIG = "configs/tiny.py"
 def command(tmp_path, monkeypatch):
     """Runs the verb in a folder of its own up to the training, which is left out."""
     prepared = []
-    monkeypatch.setattr(training, "run", prepared.append)
+    monkeypatch.setattr(training, "run", lambda one, profile: prepared.append(one))
 
     def run(*arguments, workdir=tmp_path / "run"):
         prepared.clear()
@@ -46,10 +46,10 @@ def test_a_run_is_prepared_from_the_file_and_the_overrides(command, tmp_path):
 
 def test_a_variant_and_flags_of_absl():
     arguments = [f"--config={CONFIG}:cosine", "--distributed", "--workdir=a=b"]
-    config, workdir, distributed = train.parse(arguments)
-    assert config.schedule.name == "cosine"
-    assert (workdir, distributed) == ("a=b", True)
-    assert train.parse(arguments[::2])[2] is False
+    given = train.parse(arguments)
+    assert given.config.schedule.name == "cosine"
+    assert (given.workdir, given.distributed) == ("a=b", True)
+    assert train.parse(arguments[::2]).distributed is False
 
 
 def test_help_tells_the_usage(capsys):
@@ -142,7 +142,7 @@ def test_without_a_config(capsys):
     ],
 )
 def test_a_run_that_ends_early_says_so(command, monkeypatch, capsys, error, code):
-    def fail(prepared):
+    def fail(prepared, profile):
         raise error
 
     monkeypatch.setattr(training, "run", fail)

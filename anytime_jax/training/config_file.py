@@ -197,15 +197,19 @@ def write(
     """
     if jax.process_index() != 0:
         return
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    resolved = {**resolved, "versions": versions, "devices": devices}
+    resolved = {**resolved, "versions": versions(), "devices": devices}
     content = to_json(config) | {"resolved": resolved}
     path = pathlib.Path(workdir) / CONFIG_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that a run depends on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

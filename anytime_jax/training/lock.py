@@ -24,6 +24,7 @@ FILE = "run.lock"
 
 _BEAT = 10.0  # seconds between touches
 _WATCHED = 3  # beats after which a holder on another host counts as gone
+_GLANCE = 0.1  # seconds between looks for a file that is to come
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -58,6 +59,29 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
         # Before the lock is dropped: later it could be another run's file.
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def check_shared(workdir: str | os.PathLike, wait: float = 60.0) -> None:
+    """Refuses a folder that is not the one whose lock the first process holds.
+
+    Args:
+      workdir: the run's folder.
+      wait: seconds until the file has to be seen; network file systems take some.
+
+    Raises:
+      ValueError: the file is not there; all processes raise the same.
+    """
+    path = pathlib.Path(workdir) / FILE
+    for _ in range(int(wait / _GLANCE)):
+        if path.exists():
+            break
+        time.sleep(_GLANCE)
+    hosts.agree(
+        ""
+        if path.exists()
+        else f"workdir={workdir!s} must be a folder that all processes share, and the "
+        f"{FILE} of process 0 is not there"
+    )
 
 
 def _acquire(path: pathlib.Path) -> int:

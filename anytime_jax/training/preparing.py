@@ -4,10 +4,11 @@ import dataclasses
 import os
 import pathlib
 
+import jax
 import ml_collections
 
 from anytime_jax import data
-from anytime_jax.training import branches, config_file, snapshots
+from anytime_jax.training import branches, config_file, hosts, snapshots
 from anytime_jax.training import recipe as recipe_lib
 
 
@@ -24,6 +25,8 @@ class Prepared:
 def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Prepared:
     """Checks everything that can be wrong with a run, and opens its data.
 
+    Several processes go on only if none of them finds anything and all have the same.
+
     Args:
       config: as `configs/tiny.py` documents it.
       workdir: the run's folder, which is only read.
@@ -34,7 +37,29 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
     Raises:
       ValueError: one line that names the key, its value and what is allowed.
     """
+    prepared, problem = None, None
+    try:
+        prepared = _prepare(config, workdir)
+    except ValueError as error:
+        problem = error
+    if problem and jax.process_count() == 1:
+        raise problem
+    hosts.agree(str(problem or ""))
+    hosts.check_same(
+        **{
+            f"config.{key}": value for key, value in config_file.to_json(config).items()
+        },
+        data=prepared.dataset.description,
+        versions=config_file.versions(),
+        workdir=os.fspath(workdir),
+    )
+    return prepared
+
+
+def _prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Prepared:
+    _check_path("workdir", workdir)
     _check_folder(workdir)
+    _check_path("branch.workdir", config.branch.workdir)
     config = branches.with_averages(config, workdir)
     recipe = recipe_lib.build(config)
     config_file.check_same_run(config, recipe.total_steps, workdir)
@@ -44,6 +69,15 @@ def prepare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Pr
     for run_before in filter(None, (workdir, config.branch.workdir)):
         config_file.check_same_data(dataset.description, run_before)
     return Prepared(config, workdir, recipe, dataset)
+
+
+def _check_path(key: str, folder: str | os.PathLike) -> None:
+    """Refuses the address of a bucket, of which `pathlib` would make a local folder."""
+    if "://" in str(folder):
+        raise ValueError(
+            f"{key}={folder!s} must be a folder in a file system, which all processes "
+            "share, such as one where the bucket is mounted"
+        )
 
 
 def _check_folder(workdir: str | os.PathLike) -> None:

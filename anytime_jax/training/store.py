@@ -56,6 +56,10 @@ class Store:
         """Waits, and releases the folder."""
         self._manager.close()
 
+    def abandon(self) -> None:
+        """Releases the folder after a failure."""
+        self._manager.close()
+
 
 def save_weights(
     workdir: str | os.PathLike, step: int, weights: Tree, meta: dict[str, Any]

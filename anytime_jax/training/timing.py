@@ -91,20 +91,21 @@ class Profile:
     The trace is in WORKDIR/profile, for `xprof` or TensorBoard's profile plugin.
     """
 
-    def __init__(self, workdir: str | os.PathLike, start: int, stop: int):
+    def __init__(self, workdir: str | os.PathLike, start: int, stop: int, wanted: bool):
         """Plans the trace.
 
         Args:
           workdir: the run's folder.
           start: the step that the run goes on from.
           stop: its last step.
+          wanted: False for no trace.
         """
         self._folder = pathlib.Path(workdir) / FOLDER
         self._first = start + _SKIPPED + 1
         self._last = start + _SKIPPED + _TRACED
-        self._possible = self._last <= stop
+        self._possible = wanted and self._last <= stop
         self._running = False
-        if not self._possible:
+        if wanted and not self._possible:
             hosts.say(
                 f"--profile needs {_SKIPPED + _TRACED} steps and there are "
                 f"{stop - start}: nothing is traced"
