@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import socket
 import sys
 import threading
@@ -201,7 +200,8 @@ def leave(code: int, line: str = "") -> None:
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:
-    if not re.fullmatch(r".+:\d{1,5}", coordinator):
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
         raise ValueError(f"--coordinator={coordinator} must be HOST:PORT of process 0")
     if processes < 1:
         raise ValueError(f"--processes={processes} must be at least 1")
@@ -210,14 +210,13 @@ def _check(coordinator: str, processes: int, process: int) -> None:
             f"--process={process} must be at least 0 and below --processes={processes}"
         )
     if process == 0:
-        port = int(coordinator.rpartition(":")[2])
         try:
             # JAX would wait for others on a port that it did not get.
-            socket.create_server(("", port)).close()
-        except (OSError, OverflowError) as error:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
             raise ValueError(
                 f"--coordinator={coordinator}: process 0 cannot open port {port}: "
-                f"{getattr(error, 'strerror', error)}"
+                f"{error.strerror}"
             ) from error
 
 
