@@ -33,8 +33,8 @@ def get_config():
 """
 # Programs of these processes need not be fast.
 QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-# Notes the numbers of the sequences that a process reads, and breaks it when it comes
-# to some step.
+# Notes the numbers of the sequences that a process reads, and sends it a signal when it
+# comes to some step. JAX needs a second to hear it.
 WATCHED = """
 import os, time
 from anytime_jax.data import pipeline
@@ -48,7 +48,7 @@ def watched(self, consumed, batch_size, rows=slice(None)):
         print(*numbers, file=opened)
     if consumed // batch_size == step:
         os.kill(os.getpid(), number)
-    time.sleep(pause)
+        time.sleep(pause)
     return order(self, consumed, batch_size, rows)
 
 pipeline.Batches.order = watched
@@ -110,7 +110,7 @@ def stopped(killed, tmp_path_factory):
     first = snapshots.stored_steps(killed.workdir)[-1]
     folder = tmp_path_factory.mktemp("stopped")
     workdir = shutil.copytree(killed.workdir, folder / "run")
-    return run_pair(folder, workdir, first, signal.SIGTERM, pause=0.01)
+    return run_pair(folder, workdir, first, signal.SIGTERM, pause=2)
 
 
 def until(workdir, step, copy):
@@ -203,7 +203,7 @@ def test_one_process_goes_on_with_what_two_began(alone, stopped, tmp_path):
 @pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(alone, tmp_path):
     workdir = until(alone, 6, tmp_path / "run")
-    pair = run_pair(tmp_path, workdir, DEATH, signal.SIGTERM, pause=0.01)
+    pair = run_pair(tmp_path, workdir, DEATH, signal.SIGTERM, pause=2)
     assert pair.codes == (143, 143)
     assert_same(workdir, alone)
 

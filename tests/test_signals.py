@@ -66,3 +66,12 @@ def test_several_processes_stop_after_the_same_step(terminated, monkeypatch):
         assert terminated == [signal.SIGTERM]
         assert [stop.told(done) for done in (6, 7, 8)] == [False, True, False]
         assert stop.signal == signal.SIGINT
+
+
+def test_what_was_agreed_on_before_the_first_step_is_not_missed(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda number: number == 1
+    )
+    with signals.stopping() as stop:
+        assert [stop.told(done) for done in (13, 14)] == [True, False]

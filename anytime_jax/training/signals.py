@@ -20,6 +20,7 @@ class Stop:
     def __init__(self):
         self.signal = signal.SIGTERM
         self._told = False
+        self._asked = 0
 
     def told(self, done: int) -> bool:
         """Returns whether to stop after a step; all processes return the same.
@@ -29,7 +30,11 @@ class Stop:
         """
         if jax.process_count() == 1:
             return self._told
-        return multihost_utils.reached_preemption_sync_point(done)
+        # JAX agrees on a number above all that any process has asked for, which is 1 if
+        # the signal came before the first step: so none may be left out.
+        numbers = range(self._asked + 1, done + 1)
+        self._asked = done
+        return any([*map(multihost_utils.reached_preemption_sync_point, numbers)])
 
     def _tell(self, number: int, frame: object) -> None:
         self.signal, self._told = signal.Signals(number), True
