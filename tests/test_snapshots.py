@@ -98,7 +98,7 @@ def test_the_same_values_on_any_mesh(workdir, saved, mesh):
     before = listing(workdir)
     wanted = like(mesh)
     restored, meta = snapshots.restore(workdir, 7, wanted)
-    assert meta == {"step": 7, "sequences": 56}
+    assert meta == {"step": 7, "sequences": 56, "format": 2}
     assert_same(restored, saved)
     for leaf, to in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
         assert (leaf.sharding, leaf.dtype) == (to.sharding, to.dtype)

@@ -51,6 +51,7 @@ def train(
         continue.
       FloatingPointError: the loss or the gradient stopped being finite.
       Preempted: SIGTERM arrived; the state is saved.
+      Unwritable: something cannot be written.
     """
     run(preparing.prepare(config, workdir), writer)
 
@@ -68,7 +69,7 @@ def run(prepared: preparing.Prepared, writer: Any = None) -> None:
     """
     config, workdir = prepared.config, prepared.workdir
     recipe, dataset = prepared.recipe, prepared.dataset
-    if recipe.total_steps in snapshots.stored_steps(workdir):
+    if snapshots.newest_whole(workdir)[0] == recipe.total_steps:
         hosts.say(f"{workdir} is complete at step {recipe.total_steps}")
         return
     # What was kept for good stays, also when a longer run would keep other steps.
@@ -109,16 +110,19 @@ def run(prepared: preparing.Prepared, writer: Any = None) -> None:
                 # cannot bring back those that are missing from before it.
                 record.flush()
                 sequences = consumed + (done - start) * config.batch_size
-                store.save(current, done, dict(sequences=sequences))
+                meta = dict(sequences=sequences)
+                store.save(current, done, meta, record.records())
             if stops:
                 store.wait()
                 raise Preempted(f"stopped by SIGTERM after step {done}, which is saved")
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:
-    if hosts.is_first():
-        return metrics.Writer(workdir, resume_step=start)
-    return metrics.Silent()
+    if not hosts.is_first():
+        return metrics.Silent()
+    own = start in snapshots.stored_steps(workdir)
+    records = snapshots.read_records(workdir, start) if own else None
+    return metrics.Writer(workdir, resume_step=start, records=records)
 
 
 def _batches(
