@@ -53,6 +53,7 @@ def read(folder: pathlib.Path, item: str, like: Tree) -> Tree:
 
     Raises:
       Damaged: they cannot be read.
+      ValueError: they are of 64 bits, and JAX is set to 32.
     """
     dtypes = {
         path: leaf.dtype for path, leaf in checksums.leaves(metadata(folder, item).tree)
@@ -62,6 +63,11 @@ def read(folder: pathlib.Path, item: str, like: Tree) -> Tree:
         if leaf is ...:
             return leaf
         dtype = dtypes[checksums.name(path)]
+        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise ValueError(
+                f"{folder / item} holds {dtype} at {checksums.name(path)}, which JAX "
+                "reads with JAX_ENABLE_X64=1"
+            )
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
     target = jax.tree.map_with_path(as_stored, like)

@@ -337,6 +337,8 @@ def _check_items(workdir, step, wanted) -> None:
         )
     stored = verifying.items(folder)
     missing = [_name(item) for item in wanted if item not in stored]
+    if "meta" in missing:  # which every snapshot has
+        raise verifying.damage(folder, "meta is missing")
     if missing:
         known = sorted(set(map(_name, stored)) - {"optimizer", "records", "meta"})
         raise ValueError(

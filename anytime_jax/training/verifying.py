@@ -121,7 +121,9 @@ def check_contents(
         written = metadata["checksums"].get(path)
         if checksum != written:
             raise damage(
-                folder, f"{item} {path} has checksum {checksum} instead of {written}"
+                folder,
+                f"the contents of {item} differ from what was written at {path}: "
+                f"checksum {checksum} instead of {written}",
             )
 
 
