@@ -163,7 +163,7 @@ class Store:
         if free < self._need:
             raise Unwritable(
                 f"{self._folder}: no room for the snapshot of step {step}, which needs "
-                f"{_megabytes(self._need)} where {_megabytes(free)} are free; earlier "
+                f"{_bytes(self._need)} where {_bytes(free)} are free; earlier "
                 "ones are whole"
             )
 
@@ -174,7 +174,7 @@ class Store:
     def _unwritable(self, step: int, reason: str) -> Unwritable:
         return Unwritable(
             f"{self._folder}: the snapshot of step {step}, of "
-            f"{_megabytes(self._need)}, cannot be written: {reason}; earlier ones are "
+            f"{_bytes(self._need)}, cannot be written: {reason}; earlier ones are "
             "whole"
         )
 
@@ -257,5 +257,8 @@ def _line(error: Exception) -> str:
     return (str(error) or type(error).__name__).split("\n")[0].split(" [")[0][:200]
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _bytes(size: int) -> str:
+    for power, unit in ((9, "GB"), (6, "MB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.2f} {unit}"
+    return f"{size / 1000:.2f} kB"
