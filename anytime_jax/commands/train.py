@@ -20,7 +20,7 @@ from absl import flags, logging
 from anytime_jax import training
 from anytime_jax.commands import config_files
 from anytime_jax.commands.errors import BadInput, one_line
-from anytime_jax.training import hosts, lock
+from anytime_jax.training import hosts
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -122,13 +122,11 @@ def _join(given: flags.FlagValues) -> None:
 def _train(given: flags.FlagValues) -> int:
     """Trains, and tells in one line what ended it early."""
     try:
-        try:
-            prepared = training.prepare(given.config, given.workdir)
-        except ValueError as error:
-            raise BadInput(error) from error
+        prepared = training.prepare(given.config, given.workdir)
         training.run(prepared, profile=given.profile)
         return 0
-    except lock.InUse as error:
+    except ValueError as error:
+        # Of the config, or of what is in the folder; all processes raise the same.
         raise BadInput(error) from error
     except training.Preempted as error:
         hosts.say(f"anytime_jax: {error}")

@@ -91,14 +91,14 @@ def check_same_run(
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
     before = read(workdir)
-    stored = snapshots.stored_steps(workdir)
-    if stored and not snapshots.has_optimizer(workdir, stored[-1]):
+    last, _ = snapshots.newest_whole(workdir)
+    if last is not None and not snapshots.has_optimizer(workdir, last):
         raise ValueError(
             f"workdir={workdir!s} is a merge, whose weights have no optimizer state to "
             "go on with: use another workdir"
         )
     # Averages may be added, and start where they are; only then are they settled.
-    settled = snapshots.stored_weights(workdir, stored[-1]) if stored else ()
+    settled = () if last is None else snapshots.stored_weights(workdir, last)
     for content in (now, before):
         averages = content["averages"].items()
         content["averages"] = {name: a for name, a in averages if name in settled}
@@ -109,9 +109,9 @@ def check_same_run(
             f"{key}={new!r} differs from the run in {workdir!s}, which has {old!r}: "
             "use its value or another workdir"
         )
-    if stored and total_steps < stored[-1]:
+    if last is not None and total_steps < last:
         raise ValueError(
-            f"duration={total_steps} steps is less than the {stored[-1]} that the run "
+            f"duration={total_steps} steps is less than the {last} that the run "
             f"in {workdir!s} has done"
         )
     length, name = before["resolved"]["total_steps"], config.schedule.name

@@ -67,7 +67,7 @@ def train(
       FloatingPointError: the loss or the gradient stopped being finite, or was not for
         too many updates in a row where such are skipped.
       Preempted: SIGTERM or SIGINT arrived; the state is saved.
-      OSError: `workdir` cannot be written.
+      store.Unwritable: something cannot be written.
       hosts.Lost: another process has ended.
     """
     run(preparing.prepare(config, workdir), writer)
@@ -87,7 +87,7 @@ def run(
       lock.InUse: another process is at work in `workdir`.
       FloatingPointError: as for `train`.
       Preempted: as for `train`.
-      OSError: as for `train`.
+      store.Unwritable: as for `train`.
       hosts.Lost: as for `train`.
     """
     with hosts.together(), signals.stopping() as stop, contextlib.ExitStack() as held:
@@ -103,7 +103,7 @@ def run(
 def _is_complete(prepared: preparing.Prepared) -> bool:
     total_steps = prepared.recipe.total_steps
     complete = hosts.from_first(
-        lambda: total_steps in snapshots.stored_steps(prepared.workdir)
+        lambda: snapshots.newest_whole(prepared.workdir)[0] == total_steps
     )
     if complete:
         hosts.say(f"{prepared.workdir} is complete at step {total_steps}")
@@ -144,6 +144,8 @@ def _run(
             if pending:
                 record.train(*pending)
             pending = done, outputs
+            if done % config.logging.every == 0:
+                store.check()
 
             stops = stop.told(done) and done < recipe.total_steps
             saves = recipe.saves(done) or stops
@@ -159,7 +161,7 @@ def _run(
                     record.flush()
                     sequences = consumed + (done - start) * config.batch_size
                     meta = dict(sequences=sequences, skipped=record.skipped)
-                    store.save(current, done, meta)
+                    store.save(current, done, meta, record.records())
             if stops:
                 store.wait()
                 raise Preempted(
@@ -191,9 +193,11 @@ def _ending(store, record, batches, trace) -> Iterator[None]:
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:
-    if hosts.is_first():
-        return metrics.Writer(workdir, resume_step=start)
-    return metrics.Silent()
+    if not hosts.is_first():
+        return metrics.Silent()
+    own = start in snapshots.stored_steps(workdir)
+    records = snapshots.read_records(workdir, start) if own else None
+    return metrics.Writer(workdir, resume_step=start, records=records)
 
 
 def _batches(

@@ -106,6 +106,11 @@ class Recorder:
         """Makes what was recorded safe on disk."""
         self._writer.flush()
 
+    def records(self) -> str | None:
+        """Returns what a snapshot has to carry, None if the writer is another one."""
+        own = isinstance(self._writer, metrics.Writer | metrics.Silent)
+        return self._writer.records() if own else None
+
     def close(self) -> None:
         """Closes the writer and the progress bar."""
         self._writer.close()
