@@ -2,7 +2,7 @@
 
 Trains a run, or goes on with the one in DIR. --config.KEY=VALUE changes any value of
 the config, such as --config.schedule.peak=1e-3. On a pod, start it on every host with
---distributed.
+--distributed. --changed_data goes on although the tokens are not those of the run.
 """
 
 import sys
@@ -34,11 +34,11 @@ def run(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"usage: python -m anytime_jax {__doc__}", end="")
         return 0
-    config, workdir, distributed = parse(arguments)
+    config, workdir, distributed, changed_data = parse(arguments)
     if distributed:
         _join_hosts()
     try:
-        prepared = training.prepare(config, workdir)
+        prepared = training.prepare(config, workdir, changed_data)
     except ValueError as error:
         raise BadInput(error) from error
     try:
@@ -59,15 +59,17 @@ def _join_hosts() -> None:
         raise BadInput(f"--distributed: JAX finds no other hosts: {error}") from error
 
 
-def parse(arguments: Sequence[str]) -> tuple[ml_collections.ConfigDict, str, bool]:
+def parse(
+    arguments: Sequence[str],
+) -> tuple[ml_collections.ConfigDict, str, bool, bool]:
     """Reads the command line.
 
     Args:
       arguments: those after the verb.
 
     Returns:
-      The locked config with its overrides, the workdir, and whether this is one of
-      several hosts.
+      The locked config with its overrides, the workdir, whether this is one of several
+      hosts, and whether the data may have changed.
 
     Raises:
       BadInput: a flag, a key or a value is not allowed.
@@ -76,8 +78,9 @@ def parse(arguments: Sequence[str]) -> tuple[ml_collections.ConfigDict, str, boo
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         flags.DEFINE_bool("distributed", False, "", flag_values=values)
+        flags.DEFINE_bool("changed_data", False, "", flag_values=values)
 
     values = config_files.parse("train", arguments, define)
     if not values.workdir:
         raise BadInput("--workdir=DIR is missing: the folder for the run")
-    return values.config, values.workdir, values.distributed
+    return values.config, values.workdir, values.distributed, values.changed_data
