@@ -46,10 +46,12 @@ def test_a_run_is_prepared_from_the_file_and_the_overrides(command, tmp_path):
 
 def test_a_variant_and_flags_of_absl():
     arguments = [f"--config={CONFIG}:cosine", "--distributed", "--workdir=a=b"]
-    given = train.parse(arguments)
+    given = train.parse([*arguments, "--changed_data"])
     assert given.config.schedule.name == "cosine"
     assert (given.workdir, given.distributed) == ("a=b", True)
-    assert train.parse(arguments[::2]).distributed is False
+    assert given.changed_data
+    given = train.parse(arguments[::2])
+    assert not (given.distributed or given.changed_data or given.profile)
 
 
 def test_help_tells_the_usage(capsys):
@@ -77,7 +79,7 @@ def test_help_tells_the_usage(capsys):
         ("--config.model.remat=maybe", "model.remat=maybe must be true or false"),
         ("--config.averages=5", "--config.averages=5: "),
         ("--config.seed", "--config.seed has no value; write --config.seed=VALUE"),
-        ("--config.seed=-1", "seed=-1 must not be negative"),
+        ("--config.seed=-1", "seed=-1 must be a whole number from 0 to 4294967295"),
         ("--config.duration.chinchilla=inf", "duration.chinchilla=inf must be a fini"),
         (
             "--config.model.vocab_size=8",

@@ -1,13 +1,14 @@
 """train --config=FILE[:VARIANT] --workdir=DIR [--config.KEY=VALUE ...]
              [--distributed | --coordinator=HOST:PORT --processes=N --process=I]
-             [--heartbeat=SECONDS] [--profile]
+             [--heartbeat=SECONDS] [--changed_data] [--profile]
 
 Trains a run, or goes on with the one in DIR. --config.KEY=VALUE changes any value of
 the config, such as --config.schedule.peak=1e-3. On several hosts, start it on every one
 of them: with --distributed JAX finds the others, through SLURM, Open MPI, Cloud TPU or
 Kubernetes; elsewhere name process 0's address, their number, and which one this is.
-When one has been silent for --heartbeat seconds (100), the others end. --profile writes
-a trace of five steps into DIR.
+When one has been silent for --heartbeat seconds (100), the others end. --changed_data
+goes on although the tokens are not those of the run; --profile writes a trace of five
+steps into DIR.
 """
 
 import sys
@@ -122,7 +123,7 @@ def _join(given: flags.FlagValues) -> None:
 def _train(given: flags.FlagValues) -> int:
     """Trains, and tells in one line what ended it early."""
     try:
-        prepared = training.prepare(given.config, given.workdir)
+        prepared = training.prepare(given.config, given.workdir, given.changed_data)
         training.run(prepared, profile=given.profile)
         return 0
     except ValueError as error:
