@@ -18,12 +18,14 @@ def call(spec: Mapping[str, Any], factories: Iterable[Callable], kind: str) -> A
       What the factory returns.
 
     Raises:
-      ValueError: the name is unknown, an argument is unknown or missing, or the factory
-        refuses a value. The message lists what is known.
+      ValueError: `spec` is no mapping, its name is unknown, an argument is unknown or
+        missing, or the factory refuses a value. The message lists what is known.
     """
+    if not hasattr(spec, "items"):
+        raise ValueError(f"{kind}={spec!r} must be a dict(name=..., ...)")
     by_name = {factory.__name__: factory for factory in factories}
     name = spec.get("name")
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         raise ValueError(
             f"{kind}.name={name!r} is unknown; known are {', '.join(sorted(by_name))}"
         )
@@ -42,3 +44,6 @@ def call(spec: Mapping[str, Any], factories: Iterable[Callable], kind: str) -> A
         return by_name[name](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{kind} {name!r}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        # Arithmetic with what is no number, or is beyond all floats.
+        raise ValueError(f"{kind} {name!r}: {type(error).__name__}: {error}") from error

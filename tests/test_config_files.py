@@ -46,3 +46,20 @@ def test_a_config_imports_those_beside_it(tmp_path):
     before = list(sys.path)
     assert config_files.load_config(str(folder / "other.py")).seed == 7
     assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{5: 3, 'seed': 1}", "TypeError: '<' not supported"),
+        ("dict(seed=config_dict.required_placeholder(int))", "RequiredValueError: "),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, content, message):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ml_collections import config_dict\n"
+        f"def get_config():\n    return config_dict.ConfigDict({content})\n"
+    )
+    with pytest.raises(errors.BadInput, match=f"^--config=.*mine.py: {message}"):
+        config_files.load_config(str(file))

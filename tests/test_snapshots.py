@@ -1,6 +1,7 @@
 """Snapshots: what is on disk, what comes back on other devices, what stays."""
 
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from anytime_jax import averaging
-from anytime_jax.training import sharding, snapshots, state, store
+from anytime_jax.training import sharding, snapshots, state, store, verifying
 from tests import small
 
 MODEL = small.bigram()
@@ -98,7 +99,7 @@ def test_the_same_values_on_any_mesh(workdir, saved, mesh):
     before = listing(workdir)
     wanted = like(mesh)
     restored, meta = snapshots.restore(workdir, 7, wanted)
-    assert meta == {"step": 7, "sequences": 56}
+    assert meta == {"step": 7, "sequences": 56, "format": 2}
     assert_same(restored, saved)
     for leaf, to in zip(*map(jax.tree.leaves, (restored, wanted)), strict=True):
         assert (leaf.sharding, leaf.dtype) == (to.sharding, to.dtype)
@@ -179,6 +180,121 @@ def test_of_what_is_not_kept_the_latest_two_stay(tmp_path):
         opened.save(current, step, dict(sequences=0))
     opened.close()
     assert snapshots.stored_steps(tmp_path) == [4, 6, 7, 8]
+
+
+def small_state():
+    return filled(like(ONE, averages={}))
+
+
+def test_a_step_before_the_latest_is_refused(tmp_path):
+    """Orbax saves nothing then, and says nothing."""
+    save(tmp_path, small_state())
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    for step in (5, 7):
+        with pytest.raises(ValueError, match=f"step={step} must be above 7, the lat"):
+            opened.save(small_state(), step, {})
+    opened.close()
+    assert snapshots.stored_steps(tmp_path) == [7]
+
+
+def test_records_are_carried(workdir, tmp_path):
+    assert snapshots.read_records(workdir, 7) is None
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    text = '{"step": 1, "loss": NaN}\n'
+    opened.save(small_state(), 1, {}, text)
+    opened.save(small_state(), 2, {}, "")
+    opened.close()
+    assert snapshots.read_records(tmp_path, 1) == text
+    assert snapshots.read_records(tmp_path, 2) == ""
+    assert snapshots.stored_weights(tmp_path, 1) == ["raw"]
+
+
+def test_without_room_nothing_is_written(tmp_path, monkeypatch):
+    save(tmp_path, small_state(), step=3)
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(store.Unwritable) as caught:
+        opened.save(small_state(), 4, {})
+    opened.abandon()
+    assert str(caught.value) == (
+        f"{tmp_path}/snapshots: no room for the snapshot of step 4, which needs "
+        "3.08 kB where 1.00 kB are free; earlier ones are whole"
+    )
+    assert listing_names(tmp_path) == ["3"]
+
+
+def listing_names(workdir):
+    return sorted(path.name for path in (workdir / "snapshots").iterdir())
+
+
+def test_a_folder_that_is_removed_is_named(tmp_path):
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    opened.save(small_state(), 1, {})
+    opened.wait()
+    opened.check()
+    shutil.rmtree(tmp_path / "snapshots")
+    gone = rf"^{tmp_path}/snapshots is gone: it was removed during the run$"
+    with pytest.raises(store.Unwritable, match=gone):
+        opened.check()
+    with pytest.raises(store.Unwritable, match=gone):
+        opened.save(small_state(), 2, {})
+    opened.abandon()
+
+
+def test_what_fails_in_the_background_is_found_out(tmp_path, monkeypatch):
+    save(tmp_path, small_state(), step=3)
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verifying, "write_list", fail)
+    opened.save(small_state(), 4, {})
+    with pytest.raises(store.Unwritable) as caught:
+        while True:
+            opened.check()
+            time.sleep(0.01)
+    opened.check()  # It is said once.
+    opened.close()
+    assert str(caught.value) == (
+        f"{tmp_path}/snapshots: the snapshot of step 4, of 3.08 kB, cannot be written: "
+        "[Errno 28] No space left on device; earlier ones are whole"
+    )
+    assert snapshots.newest_whole(tmp_path) == (3, {})
+
+
+def test_an_old_snapshot_that_cannot_be_removed_ends_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    opened = store.Store(tmp_path, keeps=lambda step: False)
+    for step in (1, 2):
+        opened.save(small_state(), step, {})
+    opened.wait()
+
+    def fail(path, *arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    opened.save(small_state(), 3, {})
+    opened.wait()
+    assert (
+        f"{tmp_path}/snapshots: older snapshots stay: [Errno 30] Read-only file system"
+        in capsys.readouterr().err
+    )
+    monkeypatch.undo()
+    opened.save(small_state(), 4, {})
+    opened.close()
+    assert snapshots.newest_whole(tmp_path) == (4, {})
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", "/proc/run"):
+        with pytest.raises(
+            store.Unwritable, match=rf"^{workdir}/snapshots cannot be written: [^\n]+$"
+        ):
+            store.Store(workdir, keeps=lambda step: True)
 
 
 def test_what_is_saved_may_be_donated_at_once(tmp_path):

@@ -12,7 +12,7 @@ CONFIG = "configs/tiny.py"
 def command(tmp_path, monkeypatch):
     """Runs the verb in a folder of its own up to the training, which is left out."""
     prepared = []
-    monkeypatch.setattr(training, "run", prepared.append)
+    monkeypatch.setattr(training, "run", lambda one, profile: prepared.append(one))
 
     def run(*arguments, workdir=tmp_path / "run"):
         prepared.clear()
@@ -46,10 +46,12 @@ def test_a_run_is_prepared_from_the_file_and_the_overrides(command, tmp_path):
 
 def test_a_variant_and_flags_of_absl():
     arguments = [f"--config={CONFIG}:cosine", "--distributed", "--workdir=a=b"]
-    config, workdir, distributed = train.parse(arguments)
-    assert config.schedule.name == "cosine"
-    assert (workdir, distributed) == ("a=b", True)
-    assert train.parse(arguments[::2])[2] is False
+    given = train.parse([*arguments, "--changed_data"])
+    assert given.config.schedule.name == "cosine"
+    assert (given.workdir, given.distributed) == ("a=b", True)
+    assert given.changed_data
+    given = train.parse(arguments[::2])
+    assert not (given.distributed or given.changed_data or given.profile)
 
 
 def test_help_tells_the_usage(capsys):
@@ -77,7 +79,7 @@ def test_help_tells_the_usage(capsys):
         ("--config.model.remat=maybe", "model.remat=maybe must be true or false"),
         ("--config.averages=5", "--config.averages=5: "),
         ("--config.seed", "--config.seed has no value; write --config.seed=VALUE"),
-        ("--config.seed=-1", "seed=-1 must not be negative"),
+        ("--config.seed=-1", "seed=-1 must be a whole number from 0 to 4294967295"),
         ("--config.duration.chinchilla=inf", "duration.chinchilla=inf must be a fini"),
         (
             "--config.model.vocab_size=8",
@@ -142,7 +144,7 @@ def test_without_a_config(capsys):
     ],
 )
 def test_a_run_that_ends_early_says_so(command, monkeypatch, capsys, error, code):
-    def fail(prepared):
+    def fail(prepared, profile):
         raise error
 
     monkeypatch.setattr(training, "run", fail)

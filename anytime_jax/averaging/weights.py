@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -394,5 +395,6 @@ def _require(
     name: str, value: float, allows: Callable[[float], bool], allowed: str
 ) -> None:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and allows(value)):
+    # A whole number may be beyond all floats, where isfinite raises.
+    if not (number and abs(value) <= sys.float_info.max and allows(value)):
         raise ValueError(f"{name}={value!r} must be {allowed}")

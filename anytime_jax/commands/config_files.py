@@ -81,6 +81,8 @@ def load_config(name: str) -> ml_collections.ConfigDict:
         if not hasattr(module, "get_config"):
             raise ValueError(f"{file} has no function get_config")
         config = module.get_config(variant) if variant else module.get_config()
+        if isinstance(config, ml_collections.ConfigDict):
+            config.to_dict()  # Its values can be read, and its keys be sorted.
     except ValueError as error:
         raise BadInput(f"--config={name}: {error}") from error
     except Exception as error:

@@ -368,7 +368,7 @@ def _check_tokens(tokens_BxL: jax.Array) -> None:
 
 
 def _check_name(argument: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{argument}={value!r} must be one of {', '.join(known)}")
 
 

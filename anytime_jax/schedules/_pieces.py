@@ -6,7 +6,7 @@ values or derivatives. Where two pieces meet, the derivative with respect to the
 is the one from the right; only the two ends of a cooldown have 0 instead.
 """
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +23,9 @@ def require(allowed: str, accepts: Callable[[Any], bool], **values: Any) -> None
         if isinstance(value, jax.core.Tracer):
             continue  # It has no value yet.
         number = value.item() if getattr(value, "ndim", None) == 0 else value
-        is_number = type(number) in (int, float) and math.isfinite(number)
-        if not (is_number and accepts(number)):
+        # A whole number may be beyond all floats, where isfinite raises.
+        finite = type(number) in (int, float) and abs(number) <= sys.float_info.max
+        if not (finite and accepts(number)):
             raise ValueError(f"{name}={value!r} must be {allowed}")
 
 

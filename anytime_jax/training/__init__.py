@@ -4,13 +4,17 @@ from anytime_jax.training import merging
 from anytime_jax.training.loop import Preempted, run, train
 from anytime_jax.training.preparing import prepare
 from anytime_jax.training.recipe import Plan, plan
-from anytime_jax.training.snapshots import restore_weights, stored_steps
-from anytime_jax.training.stored import evaluate
+from anytime_jax.training.snapshots import Damaged, restore_weights, stored_steps
+from anytime_jax.training.store import Unwritable
+from anytime_jax.training.stored import evaluate, load
 
 __all__ = [
+    "Damaged",
     "Plan",
     "Preempted",
+    "Unwritable",
     "evaluate",
+    "load",
     "merging",
     "plan",
     "prepare",

@@ -10,8 +10,6 @@ import ml_collections
 from anytime_jax import schedules
 from anytime_jax.training import config_file, snapshots
 
-AVERAGES = ("restart", "continue", "freeze")
-
 _FOREVER = 2**31 - 1  # updates
 
 # What has to be as in the trunk: the weights and the optimizer's state go on.
@@ -89,13 +87,9 @@ def with_averages(
       The config, with all of its averages.
 
     Raises:
-      ValueError: `branch.averages` is unknown, or they were tracked in another way.
+      ValueError: they were tracked in another way.
     """
     choice, source = config.branch.averages, config.branch.workdir
-    if choice not in AVERAGES:
-        raise ValueError(
-            f"branch.averages={choice!r} must be one of {', '.join(AVERAGES)}"
-        )
     if not source or choice == "restart":
         return config
     before = config_file.read_if_there(workdir)
@@ -187,12 +181,12 @@ def _trunk(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _refuse_difference(now, source, workdir) -> None:
-    difference = config_file.first_difference(
-        now, source, may_change=config_file.MAY_CHANGE
+    found = config_file.differences(
+        now,
+        {key: source.get(key) for key in now},
+        may_change=config_file.MAY_CHANGE,
     )
-    if difference:
-        key, here, there = difference
+    if found:
         raise ValueError(
-            f"{key}={here!r} differs from that of branch.workdir={workdir!r}, which is "
-            f"{there!r}"
+            f"these differ from branch.workdir={workdir!r}: {config_file.listed(found)}"
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from anytime_jax import averaging, models
-from anytime_jax.training import collectives, compiling, sharding, state, step
+from anytime_jax.training import collectives, compiling, keys, sharding, state, step
 from anytime_jax.training import recipe as recipe_lib
 
 Tree = Any
@@ -100,7 +100,7 @@ class Budget:
 
     def __init__(self, config: ml_collections.ConfigDict, devices: list[jax.Device]):
         """Assembles the run and traces its model."""
-        self.config = config
+        self.config = config = keys.checked(config)
         self.recipe = recipe_lib.assemble(config, devices)
         self._devices = devices
         model, optimizer = self.recipe.model, self.recipe.optimizer

@@ -4,16 +4,21 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from anytime_jax import schedules
-from anytime_jax.training import snapshots
+from anytime_jax.training import keys, snapshots
 
 CONFIG_FILE = "config.json"
+
+# Of config.json and of what a run's folder holds; 1 did not say so.
+FORMAT = 2
+_READS = (1, 2)
 
 # What may be different when a run is continued: it changes neither the weights nor
 # what a recorded loss means.
@@ -30,6 +35,8 @@ MAY_CHANGE = (
     "nonfinite",
     "tracking.memory_kind",
 )
+Difference = tuple[str, Any, Any]  # A key, its value now, and the one before.
+
 _VERSIONS = ("anytime_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -43,10 +50,20 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
       ValueError: JSON cannot express a value, such as a function.
     """
 
-    def refuse(value):
-        raise ValueError(f"config holds {value!r}, which config.json cannot express")
+    def number(value):
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError
 
-    return json.loads(json.dumps(config.to_dict(), default=refuse))
+    content = config.to_dict()
+    for key, value in _flat(content).items():
+        try:
+            json.dumps(value, default=number)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{key}={value!r} is something that config.json cannot express"
+            ) from error
+    return json.loads(json.dumps(content, default=number))
 
 
 def read(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -56,12 +73,23 @@ def read(workdir: str | os.PathLike) -> dict[str, Any]:
       workdir: the run's folder.
 
     Raises:
-      ValueError: there is no run in that folder.
+      ValueError: there is no run in that folder, its config.json is damaged, or it has
+        a format that this version does not know.
     """
     path = pathlib.Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{workdir!s} holds no run: there is no {path}")
-    return json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["resolved"].get("format", 1)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: it is not what a run writes") from error
+    if version not in _READS:
+        raise ValueError(
+            f"{path} has format {version!r}; this version of anytime_jax reads "
+            f"{' and '.join(map(str, _READS))}"
+        )
+    return content
 
 
 def read_if_there(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -75,7 +103,7 @@ def read_if_there(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 def check_same_run(
     config: ml_collections.ConfigDict, total_steps: int, workdir: str | os.PathLike
-) -> None:
+) -> list[Difference]:
     """Refuses to go on with a run that was started with another config.
 
     Args:
@@ -83,35 +111,37 @@ def check_same_run(
       total_steps: what its duration came to.
       workdir: the run's folder, which may be empty.
 
+    Returns:
+      What differs and may.
+
     Raises:
-      ValueError: a value differs that would make it another run, or the length of a
-        run whose schedule depends on it; or JSON cannot express the config.
+      ValueError: values differ that would make it another run, or the length of a run
+        whose schedule depends on it; or JSON cannot express the config.
     """
     now = to_json(config)
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
-        return
-    before = read(workdir)
-    stored = snapshots.stored_steps(workdir)
-    if stored and not snapshots.has_optimizer(workdir, stored[-1]):
+        return []
+    before = keys.DEFAULTS | read(workdir)
+    last, _ = snapshots.newest_whole(workdir)
+    if last is not None and not snapshots.has_optimizer(workdir, last):
         raise ValueError(
             f"workdir={workdir!s} is a merge, whose weights have no optimizer state to "
             "go on with: use another workdir"
         )
     # Averages may be added, and start where they are; only then are they settled.
-    settled = snapshots.stored_weights(workdir, stored[-1]) if stored else ()
+    settled = () if last is None else snapshots.stored_weights(workdir, last)
     for content in (now, before):
         averages = content["averages"].items()
         content["averages"] = {name: a for name, a in averages if name in settled}
-    difference = first_difference(now, before, may_change=MAY_CHANGE)
-    if difference:
-        key, new, old = difference
+    refused = differences(now, before, may_change=MAY_CHANGE)
+    if refused:
         raise ValueError(
-            f"{key}={new!r} differs from the run in {workdir!s}, which has {old!r}: "
-            "use its value or another workdir"
+            f"these differ from the run in {workdir!s}: {listed(refused)}; use its "
+            "values or another workdir"
         )
-    if stored and total_steps < stored[-1]:
+    if last is not None and total_steps < last:
         raise ValueError(
-            f"duration={total_steps} steps is less than the {stored[-1]} that the run "
+            f"duration={total_steps} steps is less than the {last} that the run "
             f"in {workdir!s} has done"
         )
     length, name = before["resolved"]["total_steps"], config.schedule.name
@@ -121,29 +151,49 @@ def check_same_run(
             f"{workdir!s}, and its schedule {name!r} depends on it: use its "
             "duration or another workdir"
         )
+    return differences(now, before)
 
 
-def first_difference(
+def differences(
     now: Mapping[str, Any], before: Mapping[str, Any], may_change: Iterable[str] = ()
-) -> tuple[str, Any, Any] | None:
-    """Returns the first value in which two configs differ.
+) -> list[Difference]:
+    """Returns the values in which two configs differ.
 
     Args:
-      now: a config as JSON holds it.
-      before: another one; of keys that only it has, those in sections of `now` count.
+      now: a config as JSON holds it, or some of its sections.
+      before: another one, whose `resolved` does not count.
       may_change: keys and sections, such as `evaluation.points`, that do not count.
 
     Returns:
-      The key, with dots, and its value in each of the two; None if there is none.
+      For each, by its key: the key, with dots, and its value in each of the two, None
+      for a key that one of them does not have.
+
+    Example:
+      >>> differences(dict(mesh=dict(data=2), seed=1), dict(mesh=dict(data=4), seed=1))
+      [('mesh.data', 2, 4)]
     """
-    flat, flat_before = _flat(now), _flat({key: before.get(key) for key in now})
+    flat = _flat(now)
+    flat_before = _flat({k: v for k, v in before.items() if k != "resolved"})
+    found = []
     for key in sorted(flat.keys() | flat_before.keys()):
         sections = [key.rsplit(".", n)[0] for n in range(key.count(".") + 1)]
-        if set(sections).isdisjoint(may_change):
-            values = flat.get(key), flat_before.get(key)
-            if values[0] != values[1]:
-                return key, *values
-    return None
+        values = flat.get(key), flat_before.get(key)
+        if set(sections).isdisjoint(may_change) and values[0] != values[1]:
+            found.append((key, *values))
+    return found
+
+
+def listed(found: Sequence[Difference]) -> str:
+    """Returns differences in words.
+
+    Args:
+      found: from `differences`.
+
+    Example:
+      >>> listed([("seed", 1, 0), ("batch_size", 16, 8)])
+      'seed=1 (was 0), batch_size=16 (was 8)'
+    """
+    return ", ".join(f"{key}={now!r} (was {then!r})" for key, now, then in found)
 
 
 def kept_steps(workdir: str | os.PathLike) -> set[int]:
@@ -173,13 +223,13 @@ def check_same_data(description: Mapping[str, Any], workdir: str | os.PathLike) 
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
     before = read(workdir)["resolved"]["data"]
-    for split in ("train", "validation"):
-        now, then = description[split]["sha256"], before[split]["sha256"]
-        if now != then:
+    now, then = _tokens(description), _tokens(before)
+    for split in now:
+        if now[split] != then[split]:
             raise ValueError(
-                f"data: the {split} tokens, of SHA-256 {now[:12]}, differ from those "
-                f"of the run in {workdir!s}, of SHA-256 {then[:12]}: the source, the "
-                "tokenizer or the packages of the corpus have changed"
+                f"data: the {split} tokens, of SHA-256 {now[split][:12]}, differ from "
+                f"those of the run in {workdir!s}, of SHA-256 {then[split][:12]}: the "
+                "source, the tokenizer or the packages of the corpus have changed"
             )
 
 
@@ -190,6 +240,9 @@ def write(
 ) -> None:
     """Writes config.json: the config as run, and under `resolved` what it came to.
 
+    Where the tokens are not those of the config.json that it replaces, `data_before`
+    keeps the descriptions of all that the run has seen.
+
     Args:
       config: the config.
       resolved: what its durations came to, and what its data are.
@@ -197,15 +250,40 @@ def write(
     """
     if jax.process_index() != 0:
         return
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    resolved = {**resolved, "versions": versions, "devices": devices}
+    resolved = {
+        "format": FORMAT,
+        **resolved,
+        **_data_before(resolved, workdir),
+        "versions": versions(),
+        "devices": devices,
+    }
     content = to_json(config) | {"resolved": resolved}
     path = pathlib.Path(workdir) / CONFIG_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that a run depends on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+
+
+def _data_before(
+    resolved: Mapping[str, Any], workdir: str | os.PathLike
+) -> dict[str, list]:
+    """What the run's earlier steps have been trained on, if on other tokens."""
+    before = (read_if_there(workdir) or {"resolved": {}})["resolved"]
+    described = before.get("data_before", [])
+    if "data" in before and _tokens(before["data"]) != _tokens(resolved["data"]):
+        described = [*described, before["data"]]
+    return {"data_before": described} if described else {}
+
+
+def _tokens(description: Mapping[str, Any]) -> dict[str, str]:
+    return {split: description[split]["sha256"] for split in ("train", "validation")}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

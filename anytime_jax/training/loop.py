@@ -3,32 +3,47 @@
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
-from jax.experimental import multihost_utils
 
 from anytime_jax import data
 from anytime_jax.training import (
     compiling,
     config_file,
     hosts,
+    lock,
     metrics,
     preparing,
     recorder,
     sharding,
+    signals,
     snapshots,
     starting,
+    timing,
 )
 from anytime_jax.training import recipe as recipe_lib
 from anytime_jax.training import store as store_lib
 
 
 class Preempted(Exception):
-    """The run was told to stop, and has saved where it is."""
+    """The run was told to stop, and has saved where it is.
+
+    Attributes:
+      signal: the number of the signal that told it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM):
+        """Makes the exception.
+
+        Args:
+          message: one line.
+          number: of the signal.
+        """
+        super().__init__(message)
+        self.signal = number
 
 
 def train(
@@ -42,35 +57,64 @@ def train(
 
     Args:
       config: as `configs/tiny.py` documents it.
-      workdir: the run's folder, made if it is not there.
+      workdir: the run's folder, made if it is not there; all processes share it.
       writer: a `clu.metric_writers.MetricWriter`, or None for `metrics.jsonl` and
         TensorBoard files in `workdir`.
 
     Raises:
       ValueError: the config is not allowed, or `workdir` holds a run that it cannot
         continue.
-      FloatingPointError: the loss or the gradient stopped being finite.
-      Preempted: SIGTERM arrived; the state is saved.
+      FloatingPointError: the loss or the gradient stopped being finite, or was not for
+        too many updates in a row where such are skipped.
+      Preempted: SIGTERM or SIGINT arrived; the state is saved.
+      store.Unwritable: something cannot be written.
+      hosts.Lost: another process has ended.
     """
     run(preparing.prepare(config, workdir), writer)
 
 
-def run(prepared: preparing.Prepared, writer: Any = None) -> None:
+def run(
+    prepared: preparing.Prepared, writer: Any = None, *, profile: bool = False
+) -> None:
     """Runs what was prepared, and nothing if it is complete.
 
     Args:
       prepared: from `prepare`.
       writer: as for `train`.
+      profile: whether to write a trace of a few steps into `workdir`.
 
     Raises:
+      lock.InUse: another process is at work in `workdir`.
       FloatingPointError: as for `train`.
       Preempted: as for `train`.
+      store.Unwritable: as for `train`.
+      hosts.Lost: as for `train`.
     """
+    with hosts.together(), signals.stopping() as stop, contextlib.ExitStack() as held:
+        if _is_complete(prepared):
+            return
+        hosts.from_first(lambda: held.enter_context(lock.hold(prepared.workdir)))
+        lock.check_shared(prepared.workdir)
+        # Another run may have completed it before the lock was free.
+        if not _is_complete(prepared):
+            _run(prepared, writer, stop, profile)
+
+
+def _is_complete(prepared: preparing.Prepared) -> bool:
+    total_steps = prepared.recipe.total_steps
+    complete = hosts.from_first(
+        lambda: snapshots.newest_whole(prepared.workdir)[0] == total_steps
+    )
+    if complete:
+        hosts.say(f"{prepared.workdir} is complete at step {total_steps}")
+    return complete
+
+
+def _run(
+    prepared: preparing.Prepared, writer: Any, stop: signals.Stop, profile: bool
+) -> None:
     config, workdir = prepared.config, prepared.workdir
     recipe, dataset = prepared.recipe, prepared.dataset
-    if recipe.total_steps in snapshots.stored_steps(workdir):
-        hosts.say(f"{workdir} is complete at step {recipe.total_steps}")
-        return
     # What was kept for good stays, also when a longer run would keep other steps.
     kept = config_file.kept_steps(workdir)
     resolved = recipe.resolved() | {"data": dataset.description}
@@ -79,46 +123,81 @@ def run(prepared: preparing.Prepared, writer: Any = None) -> None:
 
     train_step, evaluate, like = compiling.compile_steps(config, recipe)
     current, start, meta = starting.start(config, recipe, workdir, like)
+    # Ahead, so that what would be compiled a second time is refused.
+    train_step = train_step.lower(like, compiling.batch_like(config, recipe)).compile()
     consumed = meta["sequences"]
     batches = _batches(config, recipe, dataset, start, consumed)
     store = store_lib.Store(workdir, lambda step: step in kept or recipe.keeps(step))
     writer = writer or _writer(workdir, start)
-    record = recorder.Recorder(prepared, writer, evaluate, current, start)
+    shares = timing.Shares()
+    record = recorder.Recorder(prepared, writer, evaluate, current, start, meta, shares)
+    trace = timing.Profile(workdir, start, recipe.total_steps, profile)
 
-    with contextlib.ExitStack() as stack:
-        for opened in (store, record, batches):
-            stack.callback(opened.close)
-        sigterm = stack.enter_context(_sigterm())
+    with _ending(store, record, batches, trace):
         pending = None
-        for done, tokens_BxL1 in enumerate(batches, start + 1):
+        for done, tokens_BxL1 in enumerate(shares.timed("data", batches), start + 1):
+            trace.before(done)
             current, outputs = train_step(current, tokens_BxL1)
+            trace.after(done, outputs)
             # The metrics of the step before this one are fetched only now, so that the
             # devices always have a step to work on.
             if pending:
                 record.train(*pending)
             pending = done, outputs
+            if done % config.logging.every == 0:
+                store.check()
 
-            stops = _told_to_stop(sigterm, done) and done < recipe.total_steps
+            stops = stop.told(done) and done < recipe.total_steps
             saves = recipe.saves(done) or stops
             if saves or done in recipe.evaluations:
                 record.train(*pending)
                 pending = None
-                record.evaluate(done, current.weights())
+                with shares("evaluation"):
+                    record.evaluate(done, current.weights())
             if saves:
-                # Records first: a restart forgets those later than its snapshot, and
-                # cannot bring back those that are missing from before it.
-                record.flush()
-                sequences = consumed + (done - start) * config.batch_size
-                store.save(current, done, dict(sequences=sequences))
+                with shares("snapshot"):
+                    # Records first: a restart forgets those later than its snapshot,
+                    # and cannot bring back those that are missing from before it.
+                    record.flush()
+                    sequences = consumed + (done - start) * config.batch_size
+                    meta = dict(sequences=sequences, skipped=record.skipped)
+                    store.save(current, done, meta, record.records())
             if stops:
                 store.wait()
-                raise Preempted(f"stopped by SIGTERM after step {done}, which is saved")
+                raise Preempted(
+                    f"stopped by {stop.signal.name} after step {done}, which is saved "
+                    f"in {workdir!s}; the same command goes on",
+                    stop.signal,
+                )
+
+
+@contextlib.contextmanager
+def _ending(store, record, batches, trace) -> Iterator[None]:
+    """Ends what runs beside the loop; after a failure without waiting for others."""
+    try:
+        yield
+    except (Preempted, FloatingPointError):
+        # All processes raise these, after the same step.
+        for ended in (trace, batches, record, store):
+            ended.close()
+        raise
+    except BaseException:
+        for end in (trace.close, batches.close, record.close, store.abandon):
+            # What went wrong first is what has to be told.
+            with contextlib.suppress(Exception):
+                end()
+        raise
+    else:
+        for ended in (trace, batches, record, store):
+            ended.close()
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:
-    if hosts.is_first():
-        return metrics.Writer(workdir, resume_step=start)
-    return metrics.Silent()
+    if not hosts.is_first():
+        return metrics.Silent()
+    own = start in snapshots.stored_steps(workdir)
+    records = snapshots.read_records(workdir, start) if own else None
+    return metrics.Writer(workdir, resume_step=start, records=records)
 
 
 def _batches(
@@ -136,26 +215,3 @@ def _batches(
 
     stop = consumed + (recipe.total_steps - start) * config.batch_size
     return data.prefetch(make, range(consumed, stop, config.batch_size))
-
-
-def _told_to_stop(sigterm: threading.Event, done: int) -> bool:
-    """Whether to stop after this step; all hosts of a pod say the same."""
-    if jax.process_count() == 1:
-        return sigterm.is_set()
-    return multihost_utils.reached_preemption_sync_point(done)
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save before it stops."""
-    event = threading.Event()
-    main_thread = threading.current_thread() is threading.main_thread()
-    if jax.process_count() > 1 or not main_thread:
-        # On several hosts JAX listens itself; only a main thread may handle signals.
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)

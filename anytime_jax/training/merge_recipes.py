@@ -264,12 +264,13 @@ def stored_source(workdir, config: Mapping[str, Any], step: int, name: str) -> S
 
     Raises:
       ValueError: they are not there, or no average of the run is called so, or it was
-        frozen.
+        frozen, or updates were skipped.
     """
     require_steps(workdir, [step])
     count = snapshots.restore_count(workdir, step, name)
     if name == "raw":
         return Source(step, name, {"name": "latest"}, every=1, start=0)
+    _require_all_updates(workdir, step, name)
     if name not in config["averages"]:
         raise ValueError(
             f"weights={name!r} of step {step} are not among the averages of "
@@ -301,6 +302,7 @@ def stored_kernel(
         return kernel([stored_source(workdir, config, step, name)])
     # All is as it was where the branch started.
     last = config["branch"]["step"]
+    _require_all_updates(workdir, step, name)
     count = snapshots.restore_count(workdir, step, name)
     source = _tracked_source(config, last, name, last - count)
     return np.append(kernel([source]), np.zeros(step - last))
@@ -338,6 +340,16 @@ def require_steps(workdir: str | os.PathLike, steps: Sequence[int]) -> None:
 def on_cpu() -> jax.sharding.Sharding:
     """Returns the sharding on one CPU device, which is there beside any others."""
     return jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+
+
+def _require_all_updates(workdir, step: int, name: str) -> None:
+    """Refuses an average whose ticks are not those that steps would tell."""
+    skipped = snapshots.read_meta(workdir, step).get("skipped", {"total": 0})["total"]
+    if skipped:
+        raise ValueError(
+            f"the average {name!r} of step {step} in {workdir!s} does not follow from "
+            f"the steps, of which {skipped} were skipped (config.nonfinite): use raw"
+        )
 
 
 def _distance(workdir, step: int, name: str) -> float:

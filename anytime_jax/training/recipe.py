@@ -16,11 +16,10 @@ import numpy as np
 import optax
 
 from anytime_jax import averaging, data, models, schedules
-from anytime_jax.training import branches, durations, sharding, state
+from anytime_jax.training import branches, durations, keys, sharding, state
 
 # Weights on an old value, which must fade.
 _DECAYS = ("b1", "b2", "b3", "decay", "momentum")
-_MOST_POINTS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
       ValueError: a value is not allowed; the message names its key, the value and what
         is.
     """
-    _check_sizes(config)
+    config = keys.checked(config)
     model = models.build(config.model.to_dict())
     parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
     tokens_per_step = config.batch_size * config.sequence_length
@@ -148,6 +147,7 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
       ValueError: a value is not allowed; the message names its key, the value and what
         is.
     """
+    config = keys.checked(config)
     made = assemble(config)
     check_evaluation(config, made.mesh)
     vocab_size = data.check(**config.data, sequence_length=config.sequence_length)
@@ -176,6 +176,7 @@ def assemble(
     Raises:
       ValueError: as for `build`.
     """
+    config = keys.checked(config)
     made = plan(config)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     part = config.batch_size // config.accumulation
@@ -242,18 +243,14 @@ def make_optimizer(
             f"optimizer.name={name!r} is not an optax optimizer with a learning rate, "
             "such as adam, adamw, lion, sgd"
         )
-    for key, value in options.items():
-        number = isinstance(value, float | int) and not isinstance(value, bool)
-        if number and not (value < 1 if key in _DECAYS else math.isfinite(value)):
-            allowed = "below 1" if key in _DECAYS else "finite"
-            raise ValueError(f"optimizer.{key}={value!r} must be {allowed}")
-    unknown = sorted(set(options) - set(arguments))
-    if unknown:
-        raise ValueError(
-            f"optimizer.{unknown[0]}={options[unknown[0]]!r} is not an argument of "
-            f"{name}; known are {', '.join(arguments)}"
-        )
     static = [argument for argument in arguments if argument != "learning_rate"]
+    for key, value in options.items():
+        if key not in static:
+            raise ValueError(
+                f"optimizer.{key}={value!r} is not an argument of {name}; known are "
+                f"{', '.join(static)}"
+            )
+        _check_option(key, value, arguments[key].default)
     inject = optax.inject_hyperparams(factory, static_args=static)
     inner = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -263,6 +260,23 @@ def make_optimizer(
         return averaging.track(inner, averages, **config.tracking)
     except ValueError as error:
         raise ValueError(_named(error, config)) from error
+
+
+def _check_option(key: str, value: Any, default: Any) -> None:
+    """Refuses an optimizer's argument that is of another kind than its default."""
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    if value is None:
+        return
+    if isinstance(default, bool):
+        good, allowed = isinstance(value, bool), "True or False"
+    elif key in _DECAYS:
+        good, allowed = number and 0 <= value < 1, "a number, at least 0 and below 1"
+    elif number or isinstance(default, float | int):
+        good, allowed = number and abs(value) < math.inf, "a finite number"
+    else:
+        return
+    if not good:
+        raise ValueError(f"optimizer.{key}={value!r} must be {allowed}")
 
 
 def _log_spaced(first: int, last: int, points: int) -> tuple[int, ...]:
@@ -296,51 +310,7 @@ def _run_length(
     return branches.plan(config)
 
 
-def _check_sizes(config: ml_collections.ConfigDict) -> None:
-    positive = {
-        "batch_size": config.batch_size,
-        "sequence_length": config.sequence_length,
-        "accumulation": config.accumulation,
-        "evaluation.points": config.evaluation.points,
-        "evaluation.batches": config.evaluation.batches,
-        "evaluation.horizon_batches": config.evaluation.horizon_batches,
-        "evaluation.batch_size": config.evaluation.batch_size,
-        "logging.every": config.logging.every,
-        "clip_norm": config.clip_norm,
-    }
-    for key, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{key}={value!r} must be positive")
-    if config.evaluation.batches > config.evaluation.horizon_batches:
-        raise ValueError(
-            f"evaluation.batches={config.evaluation.batches} must be at most "
-            f"evaluation.horizon_batches={config.evaluation.horizon_batches}, of which "
-            "they are the first"
-        )
-    if config.batch_size % config.accumulation:
-        raise ValueError(
-            f"accumulation={config.accumulation} must divide batch_size="
-            f"{config.batch_size}"
-        )
-    for key, value in (
-        ("seed", config.seed),
-        ("evaluation.patience", config.evaluation.patience),
-        ("snapshots.every", config.snapshots.every),
-        ("snapshots.latest_every", config.snapshots.latest_every),
-        ("branch.step", config.branch.step),
-    ):
-        if value < 0:
-            raise ValueError(f"{key}={value!r} must not be negative")
-    if config.evaluation.points > _MOST_POINTS:
-        raise ValueError(
-            f"evaluation.points={config.evaluation.points} must be at most "
-            f"{_MOST_POINTS}"
-        )
-    if config.seed >= 2**32:
-        raise ValueError(f"seed={config.seed!r} must be less than 2**32")
-
-
-def _named(error: ValueError, config: ml_collections.ConfigDict) -> str:
+def _named(error: Exception, config: ml_collections.ConfigDict) -> str:
     """The message, with the section of the option that it starts with."""
     option = str(error).partition("=")[0]
     return f"tracking.{error}" if option in config.tracking else str(error)
@@ -352,9 +322,11 @@ def _check_state(config, model, optimizer, mesh) -> None:
         shapes = jax.eval_shape(lambda: state.init(model, optimizer, seed=0))
         update = functools.partial(optimizer.update, tokens=1)
         jax.eval_shape(update, shapes.params, shapes.optimizer, shapes.params)
-    except ValueError as error:
-        raise ValueError(_named(error, config)) from error
-    except TypeError as error:
-        options = config.optimizer.to_dict()
-        raise ValueError(f"optimizer={options!r} cannot be used: {error}") from error
+    except Exception as error:  # Any: it is here that optax meets its options.
+        message = _named(error, config)
+        if not message.startswith("tracking."):
+            options, [first, *_] = config.optimizer.to_dict(), message.splitlines()
+            kind = type(error).__name__
+            message = f"optimizer={options!r} cannot be used: {kind}: {first}"
+        raise ValueError(message) from error
     sharding.shardings(mesh, shapes)

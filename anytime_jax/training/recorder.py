@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from anytime_jax.training import (
     sharding,
     snapshots,
     state,
+    timing,
     watch,
 )
 
@@ -34,6 +35,8 @@ class Recorder:
         evaluate: Callable,
         current: state.TrainState,
         start: int,
+        meta: Mapping[str, Any],
+        shares: timing.Shares,
     ):
         """Makes the recorder of a run.
 
@@ -43,14 +46,19 @@ class Recorder:
           evaluate: the loss of one set of weights, from `compile_steps`.
           current: the state to go on from.
           start: its step.
+          meta: what its snapshot says of itself.
+          shares: what the time goes into.
         """
         self._config, self._recipe = prepared.config, prepared.recipe
         self._workdir, self._writer, self._evaluate = prepared.workdir, writer, evaluate
+        self._shares = shares
+        # Updates that were left out: all of the run's, and the latest in a row.
+        self.skipped = {"total": 0, "in_a_row": 0} | meta.get("skipped", {})
         self._validation_NxBxL1 = _validation(prepared)
-        starts = _starts(self._config, current, start)
-        self._watch = watch.Watch(
-            self._config.evaluation.patience, starts, metrics.read(self._workdir)
-        )
+        starts = _starts(self._config, current, start - self.skipped["total"])
+        # Only the first process speaks, and the file is its own.
+        before = metrics.read(self._workdir) if hosts.is_first() else ()
+        self._watch = watch.Watch(self._config.evaluation.patience, starts, before)
         self._bar = tqdm.tqdm(
             initial=start,
             total=self._recipe.total_steps,
@@ -64,12 +72,20 @@ class Recorder:
     def train(self, done: int, outputs: dict[str, jax.Array]) -> None:
         """Records a train step; fetching its metrics waits until it has run."""
         values = {f"train/{k}": float(v) for k, v in jax.device_get(outputs).items()}
-        if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(self._not_finite(done, values))
+        skipped = values.pop("train/skipped", 0.0) == 1.0
         self._advance(done, values["train/loss"])
-        if done % self._config.logging.every == 0 or done == self._recipe.total_steps:
+        if skipped:
+            values = self._skip(done, values)
+        elif not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(f"step {done} has {self._not_finite(values)}")
+        else:
+            self.skipped["in_a_row"] = 0
+        due = done % self._config.logging.every == 0 or done == self._recipe.total_steps
+        if due:
             values["train/tokens"] = done * self._recipe.tokens_per_step
             values["time/tokens_per_second"] = self._tokens_per_second()
+            values |= {f"time/{k}": v for k, v in self._shares.take().items()}
+        if due or skipped:
             self._writer.write_scalars(done, values)
 
     def evaluate(self, done: int, weights: dict[str, Any]) -> None:
@@ -90,6 +106,11 @@ class Recorder:
         """Makes what was recorded safe on disk."""
         self._writer.flush()
 
+    def records(self) -> str | None:
+        """Returns what a snapshot has to carry, None if the writer is another one."""
+        own = isinstance(self._writer, metrics.Writer | metrics.Silent)
+        return self._writer.records() if own else None
+
     def close(self) -> None:
         """Closes the writer and the progress bar."""
         self._writer.close()
@@ -99,8 +120,7 @@ class Recorder:
         """How far each average is from the weights; says so if it has gone astray."""
         distances = evaluation.distances(weights)
         for warning in self._watch.see(done, distances):
-            if hosts.is_first():
-                tqdm.tqdm.write(warning, file=sys.stderr)
+            self._warn(warning)
         return {f"{watch.KEY}{name}": value for name, value in distances.items()}
 
     def _advance(self, done: int, loss: float) -> None:
@@ -116,26 +136,41 @@ class Recorder:
         self._recorded, self._time = self._done, now
         return steps * self._recipe.tokens_per_step / seconds
 
-    def _not_finite(self, done: int, values: dict[str, float]) -> str:
+    def _skip(self, done: int, values: dict[str, float]) -> dict[str, float]:
+        """Counts an update that was left out; stops at the limit of them in a row."""
+        limit = self._config.nonfinite.limit
+        self.skipped = {key: count + 1 for key, count in self.skipped.items()}
+        text = self._not_finite(values)
+        if self.skipped["in_a_row"] >= limit:
+            raise FloatingPointError(
+                f"step {done}: the last {limit} updates were skipped "
+                f"(nonfinite.limit={limit}), this one because it has {text}"
+            )
+        self._warn(f"step {done} is skipped: it has {text}")
+        finite = {k: value for k, value in values.items() if math.isfinite(value)}
+        return finite | {"train/skipped": 1.0}
+
+    def _warn(self, text: str) -> None:
+        if hosts.is_first():
+            tqdm.tqdm.write(text, file=sys.stderr)
+
+    def _not_finite(self, values: dict[str, float]) -> str:
         shown = ", ".join(
             f"{name} {values[f'train/{name}']}"
             for name in ("loss", "grad_norm", "weight_norm")
         )
         stored = snapshots.stored_steps(self._workdir)
         last = f"step {stored[-1]}" if stored else "not there: none was stored"
-        return (
-            f"step {done} has {shown}; the last good snapshot of {self._workdir!s} is "
-            f"{last}"
-        )
+        return f"{shown}; the last good snapshot of {self._workdir!s} is {last}"
 
 
 def _starts(
-    config: ml_collections.ConfigDict, current: state.TrainState, step: int
+    config: ml_collections.ConfigDict, current: state.TrainState, updates: int
 ) -> dict[str, int]:
-    """The steps at which the averages started, without those that are frozen."""
+    """The updates after which the averages started, without those that are frozen."""
     _, averages = averaging.detach(current.optimizer)
     moving = averages.keys() - branches.frozen(config)
-    return {name: step - int(averages[name].count) for name in sorted(moving)}
+    return {name: updates - int(averages[name].count) for name in sorted(moving)}
 
 
 def _validation(prepared: preparing.Prepared) -> jax.Array:

@@ -1,21 +1,27 @@
 """Snapshots of a run: raw weights, each average and the optimizer as own items.
 
-    WORKDIR/snapshots/STEP/    raw, average_NAME, optimizer, meta; STEP = updates done
+    WORKDIR/snapshots/STEP/    raw, average_NAME, optimizer, records, meta
+    WORKDIR/snapshots/STEP.damaged
 
+STEP is the number of updates done, and records are those of `metrics.jsonl` until then.
 Evaluating or merging loads one item and nothing else, on any devices. A merge is a
-snapshot too, of raw and meta alone.
+snapshot too, of raw and meta alone. All that is read is verified, by `verifying`.
 """
 
+import operator
 import os
 import pathlib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
 from anytime_jax import averaging
+from anytime_jax.training import checksums, reading, verifying
 from anytime_jax.training.state import TrainState
+from anytime_jax.training.verifying import Damaged
 
 Tree = Any
 
@@ -32,8 +38,61 @@ def stored_steps(workdir: str | os.PathLike) -> list[int]:
     """
     folder = pathlib.Path(workdir) / FOLDER
     # Orbax writes under a longer name and renames what is complete to the bare step.
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    steps = [path.name for path in there if path.is_dir() and not path.is_symlink()]
+    return sorted(int(name) for name in steps if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def newest_whole(
+    workdir: str | os.PathLike, damaged: Mapping[int, str] | None = None
+) -> tuple[int | None, dict[int, str]]:
+    """Returns the newest step whose files are all as they were written.
+
+    Args:
+      workdir: a run's folder.
+      damaged: what is known to be wrong with the snapshots of some steps.
+
+    Returns:
+      The step, None if there are no snapshots; and what is wrong with newer ones.
+
+    Raises:
+      Damaged: there are snapshots, and none is whole.
+      ValueError: a snapshot is of an unknown format.
+    """
+    damaged = dict(damaged or {})
+    for step in reversed(stored_steps(workdir)):
+        if step in damaged:
+            continue
+        try:
+            verifying.check_whole(_folder(workdir, step))
+        except Damaged as error:
+            damaged[step] = str(error)
+        else:
+            return step, damaged
+    if damaged:
+        raise Damaged(
+            f"no snapshot in {workdir!s} is whole: {damaged[max(damaged)]}; use "
+            "another workdir"
+        )
+    return None, {}
+
+
+def set_aside(workdir: str | os.PathLike, step: int) -> str:
+    """Renames a snapshot, so that it counts no more and nothing of it is lost.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+
+    Returns:
+      Its new name.
+    """
+    folder = _folder(workdir, step)
+    # Orbax takes a name that ends in `_STEP` for a snapshot.
+    names = [f"{step}.damaged", *(f"{step}.damaged.{n}" for n in range(1, 1000))]
+    name = next(name for name in names if not folder.with_name(name).exists())
+    folder.rename(folder.with_name(name))
+    return name
 
 
 def restore(
@@ -51,16 +110,28 @@ def restore(
       The state, and what the snapshot says of itself, as `read_meta` gives it.
 
     Raises:
-      ValueError: an average of `like` is not in the snapshot.
+      ValueError: an average of `like` is not in the snapshot, or it is of another
+        model, optimizer or format.
+      Damaged: what is read is not as it was written.
     """
     wanted = items(like)
-    _check_items(workdir, step, wanted)
-    read = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-    read["meta"] = ocp.args.JsonRestore()
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            _folder(workdir, step), args=ocp.args.Composite(**read)
-        )
+
+    folder = _folder(workdir, step)
+
+    def read():
+        _check_items(workdir, step, wanted)
+        for item, tree in wanted.items():
+            stored = reading.metadata(folder, item).tree
+            what = item if item == "optimizer" else f"weights {_name(item)}"
+            _check_shapes(workdir, step, what, stored, tree)
+        read = {item: reading.read(folder, item, tree) for item, tree in wanted.items()}
+        return read, read_meta(workdir, step)
+
+    unverified, meta = reading.on_all_processes(read)
+    restored = {
+        item: reading.verified(folder, item, tree, wanted[item])
+        for item, tree in unverified.items()
+    }
     averages = {
         _name(item): averaging.AverageState(**{**_EMPTY, **restored[item]})
         for item in wanted
@@ -71,7 +142,7 @@ def restore(
         params=restored["raw"],
         optimizer=averaging.attach(restored["optimizer"], averages),
     )
-    return state, restored["meta"]
+    return state, meta
 
 
 def has_optimizer(workdir: str | os.PathLike, step: int) -> bool:
@@ -101,13 +172,16 @@ def restore_weights(
     Raises:
       ValueError: the snapshot has no such weights, and the message lists what it has;
         or they are of another model.
+      Damaged: they are not as they were written.
     """
     check_weights(workdir, step, name, like)
     return restore_part(workdir, step, name, like)
 
 
 def restore_part(workdir: str | os.PathLike, step: int, name: str, part: Tree) -> Tree:
-    """Restores some leaves of one set of weights and reads no other; checks nothing.
+    """Restores some leaves of one set of weights and reads no other.
+
+    Their contents are verified; that they are there, `check_weights` has to see to.
 
     Args:
       workdir: the run's folder.
@@ -119,15 +193,9 @@ def restore_part(workdir: str | os.PathLike, step: int, name: str, part: Tree) -
       The weights, with `...` where nothing was wanted.
     """
     target = part if name == "raw" else {"value": part}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            _folder(workdir, step) / _item(name),
-            args=ocp.args.PyTreeRestore(
-                target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=True,
-            ),
-        )
+    folder, item = _folder(workdir, step), _item(name)
+    read = reading.read(folder, item, target)
+    restored = reading.verified(folder, item, read, target)
     return restored if name == "raw" else restored["value"]
 
 
@@ -144,7 +212,9 @@ def check_weights(workdir: str | os.PathLike, step: int, name: str, like: Tree) 
       ValueError: they are not as wanted.
     """
     _check_items(workdir, step, [_item(name)])
-    _check_shapes(workdir, step, name, like)
+    stored = reading.metadata(_folder(workdir, step), _item(name)).tree
+    part = stored if name == "raw" else stored["value"]
+    _check_shapes(workdir, step, f"weights {name}", part, like)
 
 
 def stored_weights(workdir: str | os.PathLike, step: int) -> list[str]:
@@ -158,7 +228,7 @@ def stored_weights(workdir: str | os.PathLike, step: int) -> list[str]:
       ValueError: there is no such snapshot.
     """
     _check_items(workdir, step, [])
-    names = [path.name for path in _folder(workdir, step).iterdir() if path.is_dir()]
+    names = verifying.items(_folder(workdir, step))
     averages = sorted(_name(one) for one in names if one.startswith("average_"))
     return ["raw"] * ("raw" in names) + averages
 
@@ -181,7 +251,7 @@ def weights_like(
       ValueError: the snapshot has no such weights.
     """
     _check_items(workdir, step, [_item(name)])
-    stored = _metadata(workdir, step, name)
+    stored = reading.metadata(_folder(workdir, step), _item(name)).tree
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         stored if name == "raw" else stored["value"],
@@ -202,16 +272,11 @@ def restore_count(workdir: str | os.PathLike, step: int, name: str) -> int:
     _check_items(workdir, step, [_item(name)])
     if name == "raw":
         return step
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        restored = checkpointer.restore(
-            _folder(workdir, step) / _item(name),
-            args=ocp.args.PyTreeRestore(
-                {"count": 0},
-                restore_args={"count": ocp.RestoreArgs(restore_type=int)},
-                partial_restore=True,
-            ),
-        )
-    return int(restored["count"])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    target = {"count": jax.ShapeDtypeStruct((), jnp.int32, sharding=place)}
+    folder, item = _folder(workdir, step), _item(name)
+    read = reading.read(folder, item, target)
+    return int(reading.verified(folder, item, read, target)["count"])
 
 
 def read_meta(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
@@ -222,11 +287,34 @@ def read_meta(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
       step: one of `stored_steps(workdir)`.
 
     Raises:
-      ValueError: there is no such snapshot.
+      ValueError: there is no such snapshot, or it is of an unknown format.
+      Damaged: it is not as it was written.
     """
     _check_items(workdir, step, ["meta"])
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(_folder(workdir, step) / "meta")
+    meta = reading.read_json(_folder(workdir, step), "meta")
+    verifying.check_format(_folder(workdir, step), meta.get("format", 1))
+    return meta
+
+
+def read_records(workdir: str | os.PathLike, step: int) -> str | None:
+    """Returns the metrics that a snapshot carries, as the text of `metrics.jsonl`.
+
+    Args:
+      workdir: the run's folder.
+      step: one of `stored_steps(workdir)`.
+
+    Returns:
+      The text until that step; None if the snapshot carries none.
+
+    Raises:
+      ValueError: there is no such snapshot.
+      Damaged: it is not as it was written.
+    """
+    _check_items(workdir, step, [])
+    if "records" not in verifying.items(_folder(workdir, step)):
+        return None
+    _check_items(workdir, step, ["records"])
+    return reading.read_json(_folder(workdir, step), "records")["text"]
 
 
 def items(state: TrainState) -> dict[str, Tree]:
@@ -247,44 +335,42 @@ def _check_items(workdir, step, wanted) -> None:
             f"{workdir!s} has no snapshot of step {step}; stored are "
             f"{', '.join(map(str, stored_steps(workdir))) or 'none'}"
         )
-    stored = [path.name for path in folder.iterdir() if path.is_dir()]
+    stored = verifying.items(folder)
     missing = [_name(item) for item in wanted if item not in stored]
+    if "meta" in missing:  # which every snapshot has
+        raise verifying.damage(folder, "meta is missing")
     if missing:
-        known = sorted(set(map(_name, stored)) - {"optimizer", "meta"})
+        known = sorted(set(map(_name, stored)) - {"optimizer", "records", "meta"})
         raise ValueError(
             f"the snapshot of step {step} in {workdir!s} has no weights "
             f"{', '.join(missing)}; it has {', '.join(known)}"
         )
+    verifying.check_files(folder, wanted)
 
 
-def _check_shapes(workdir, step, name, like) -> None:
+def _check_shapes(workdir, step, what, stored, like) -> None:
     """Orbax leaves out what is surplus, and gives back `like` for what is missing."""
-    stored = _metadata(workdir, step, name)
-    actual = _shapes(stored if name == "raw" else stored["value"])
-    wanted = _shapes(like)
+    actual, wanted = _shapes(stored), _shapes(like)
     for path in sorted(actual.keys() | wanted.keys()):
         if actual.get(path) != wanted.get(path):
             raise ValueError(
-                f"weights {name} of step {step} in {workdir!s} have shape "
-                f"{actual.get(path)} at {path}, where {wanted.get(path)} is wanted"
+                f"{what} of step {step} in {workdir!s} have shape {actual.get(path)} "
+                f"at {path}, where {wanted.get(path)} is wanted"
             )
 
 
-def _metadata(workdir, step, name) -> Tree:
-    """The tree of an item, with shapes and dtypes in place of arrays."""
-    handler = ocp.PyTreeCheckpointHandler()
-    return handler.metadata(_folder(workdir, step) / _item(name)).tree
-
-
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    return {path: tuple(leaf.shape) for path, leaf in checksums.leaves(tree)}
 
 
 def _folder(workdir: str | os.PathLike, step: int) -> pathlib.Path:
-    return pathlib.Path(workdir).absolute() / FOLDER / str(step)
+    try:
+        name = str(operator.index(step))
+    except TypeError:
+        name = ""
+    if not name.isdecimal():
+        raise ValueError(f"step={step!r} must be a whole number, at least 0")
+    return pathlib.Path(workdir).absolute() / FOLDER / name
 
 
 def _item(name: str) -> str:

@@ -1,18 +1,25 @@
 """Writing the snapshots that `snapshots` reads."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
-from anytime_jax.training import snapshots
+from anytime_jax.training import hosts, snapshots, verifying
 from anytime_jax.training.state import TrainState
 
 Tree = Any
 
 _LATEST = 2
+
+
+class Unwritable(OSError):
+    """Something of a run cannot be written; in one line, what and why."""
 
 
 class Store:
@@ -25,36 +32,165 @@ class Store:
           workdir: the run's folder.
           keeps: whether the snapshot of a step stays for good; of the others the latest
             two stay.
-        """
-        self._manager = ocp.CheckpointManager(
-            pathlib.Path(workdir).absolute() / snapshots.FOLDER,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Preservation(keeps), cleanup_tmp_directories=True
-            ),
-            handler_registry=_handlers(),
-        )
 
-    def save(self, state: TrainState, step: int, meta: Mapping[str, Any]) -> None:
+        Raises:
+          Unwritable: the folder cannot be made.
+        """
+        self._folder = pathlib.Path(workdir).absolute() / snapshots.FOLDER
+        self._saving, self._need = None, 0
+        with writing(self._folder):
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_Preservation(keeps),
+                    cleanup_tmp_directories=True,
+                    async_options=ocp.AsyncOptions(
+                        post_finalization_callback=self._list_files
+                    ),
+                ),
+                handler_registry=_handlers(),
+            )
+
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        meta: Mapping[str, Any],
+        records: str | None = None,
+    ) -> None:
         """Saves in the background; an interruption leaves no half of a snapshot.
 
         Args:
           state: what to save; it may be donated once this returns.
-          step: updates done.
+          step: updates done, more than in any snapshot that is there.
           meta: what else a restart has to know, such as the `sequences` of the training
-            data that were consumed; `step` is added.
+            data that were consumed; `step` and `format` are added.
+          records: the text of `metrics.jsonl` until this step, None to carry none; on
+            all processes or on none.
+
+        Raises:
+          Unwritable: there is no room for it, the folder is gone, or the snapshot
+            before it could not be written.
+          ValueError: there is a snapshot of this step or of a later one.
         """
-        trees = snapshots.items(state)
-        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
-        items["meta"] = ocp.args.JsonSave({**meta, "step": step})
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        extra = {} if records is None else {"records": {"text": records}}
+        self._save(snapshots.items(state), step, meta, extra)
+
+    def _save(
+        self,
+        trees: Mapping[str, Tree],
+        step: int,
+        meta: Mapping[str, Any],
+        extra: Mapping[str, Any],
+    ) -> None:
+        self.wait()
+        self._need = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+        self._check_folder(step)
+        latest = self._manager.latest_step()
+        if latest is not None and step <= latest:  # Orbax would save nothing.
+            raise ValueError(f"step={step} must be above {latest}, the latest snapshot")
+        args = _items(trees, {**meta, "step": step}, extra)
+        with self._explained(step):
+            self._manager.save(step, args=args)
+        self._saving = step
+
+    def check(self) -> None:
+        """Finds out what has gone wrong in the background, without waiting.
+
+        Raises:
+          Unwritable: a snapshot could not be written, or the folder is gone.
+        """
+        if self._saving is None:
+            self._check_there()
+        elif not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
-        """Waits until everything that was saved is safe on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything that was saved is safe on disk.
+
+        Raises:
+          Unwritable: it could not be written.
+        """
+        if self._saving is None:
+            return
+        step, self._saving = self._saving, None
+        with self._explained(step):
+            self._manager.wait_until_finished()
+        self._check_there()
+        # Elsewhere a network file system may show it later.
+        there = not hosts.is_first() or step in snapshots.stored_steps(
+            self._folder.parent
+        )
+        if not there:
+            raise self._unwritable(step, "it is not there after it was written")
 
     def close(self) -> None:
-        """Waits, and releases the folder."""
-        self._manager.close()
+        """Waits, and releases the folder.
+
+        Raises:
+          Unwritable: what was saved could not be written.
+        """
+        try:
+            self.wait()
+        except BaseException:
+            self.abandon()
+            raise
+        try:
+            self._manager.close()
+        except jax.errors.JaxRuntimeError:  # such as another process that has ended
+            raise
+        except Exception as error:
+            # All that was saved is there; it is the removal of older ones.
+            hosts.say(f"{self._folder}: older snapshots stay: {_line(error)}")
+
+    def abandon(self) -> None:
+        """Releases the folder after a failure, which it does not repeat."""
+        # Of several processes each would wait for the others, which may be gone.
+        if jax.process_count() == 1:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+
+    def _list_files(self) -> None:
+        """Called when all of a snapshot is written and it gets its name next."""
+        if hosts.is_first():
+            # Only one is being written; what an interruption left is removed before.
+            [unnamed] = self._folder.glob("*.orbax-checkpoint-tmp*")
+            verifying.write_list(unnamed)
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # such as another process that has ended
+            raise
+        except Exception as error:
+            # What follows a snapshot that is whole is the removal of older ones.
+            if step in snapshots.stored_steps(self._folder.parent):
+                hosts.say(f"{self._folder}: older snapshots stay: {_line(error)}")
+                return
+            self._check_folder(step)
+            raise self._unwritable(step, _line(error)) from error
+
+    def _check_folder(self, step: int) -> None:
+        self._check_there()
+        free = shutil.disk_usage(self._folder).free
+        if free < self._need:
+            raise Unwritable(
+                f"{self._folder}: no room for the snapshot of step {step}, which needs "
+                f"{_bytes(self._need)} where {_bytes(free)} are free; earlier "
+                "ones are whole"
+            )
+
+    def _check_there(self) -> None:
+        if not self._folder.is_dir():
+            raise Unwritable(f"{self._folder} is gone: it was removed during the run")
+
+    def _unwritable(self, step: int, reason: str) -> Unwritable:
+        return Unwritable(
+            f"{self._folder}: the snapshot of step {step}, of "
+            f"{_bytes(self._need)}, cannot be written: {reason}; earlier ones are "
+            "whole"
+        )
 
 
 def save_weights(
@@ -66,15 +202,33 @@ def save_weights(
       workdir: the folder, made if it is not there.
       step: updates done; there must be no snapshot of it.
       weights: what to save as `raw`.
-      meta: what JSON can express; `step` is added.
+      meta: what JSON can express; `step` and `format` are added.
+
+    Raises:
+      Unwritable: it cannot be written.
     """
-    items = ocp.args.Composite(
-        raw=ocp.args.PyTreeSave(weights),
-        meta=ocp.args.JsonSave({**meta, "step": step}),
-    )
-    folder = pathlib.Path(workdir).absolute() / snapshots.FOLDER
-    with ocp.CheckpointManager(folder, handler_registry=_handlers()) as manager:
-        manager.save(step, args=items)
+    store = Store(workdir, keeps=lambda step: True)
+    store._save({"raw": weights}, step, meta, {})
+    store.close()
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Names a file or a folder when writing it fails.
+
+    Args:
+      path: of the file or folder.
+
+    Raises:
+      Unwritable: an OSError was raised.
+    """
+    try:
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        reason = error.strerror or _line(error)
+        raise Unwritable(f"{path!s} cannot be written: {reason}") from error
 
 
 class _Preservation:
@@ -90,6 +244,19 @@ class _Preservation:
         return [self._keeps(c.step) or c.step in recent for c in checkpoints]
 
 
+def _items(
+    trees: Mapping[str, Tree], meta: dict[str, Any], extra: Mapping[str, Any]
+) -> ocp.args.Composite:
+    arrays = {
+        item: ocp.args.PyTreeSave(tree, custom_metadata=verifying.metadata(tree))
+        for item, tree in trees.items()
+    }
+    texts = {**extra, "meta": meta | {"format": verifying.FORMAT}}
+    return ocp.args.Composite(
+        **arrays, **{item: ocp.args.JsonSave(text) for item, text in texts.items()}
+    )
+
+
 def _handlers() -> Any:
     """Of arrays without compression: it halves the speed and spares a few percent."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -97,3 +264,15 @@ def _handlers() -> Any:
     registry.add(None, ocp.args.PyTreeSave, arrays)
     registry.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
     return registry
+
+
+def _line(error: Exception) -> str:
+    """The first line of what may be many, without TensorStore's list of its options."""
+    return (str(error) or type(error).__name__).split("\n")[0].split(" [")[0][:200]
+
+
+def _bytes(size: int) -> str:
+    for power, unit in ((9, "GB"), (6, "MB")):
+        if size >= 10**power:
+            return f"{size / 10**power:.2f} {unit}"
+    return f"{size / 1000:.2f} kB"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from anytime_jax import data, models
 from anytime_jax.training import config_file, evaluation, sharding, snapshots
@@ -61,6 +62,39 @@ def evaluate(
         )
         for name in names
     }
+
+
+def load(
+    workdir: str | os.PathLike, step: int | None = None, average: str = "raw"
+) -> Tree:
+    """Returns stored weights as plain arrays, on any machine and without its devices.
+
+    Only the item that holds them is read, and it is verified.
+
+    Args:
+      workdir: the folder of a run or of a merge.
+      step: of the snapshot; the last one by default.
+      average: `raw` or the name of an average.
+
+    Returns:
+      Nested dicts of `np.ndarray`, as the model's `apply` takes them, in the dtype that
+      is stored; they are not to be written to.
+
+    Raises:
+      ValueError: there is no such run, snapshot or average.
+      Damaged: the weights are not as they were written.
+
+    Example (after `make demo`):
+
+        params = training.load("demo/trunk", average="uniform")
+        model = models.build(json.load(open("demo/trunk/config.json"))["model"])
+        logits_BxLxV = model.apply(params, tokens_BxL)
+    """
+    step = last_step(workdir) if step is None else step
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    like = snapshots.weights_like(workdir, step, average, place)
+    weights = snapshots.restore_weights(workdir, step, average, like)
+    return jax.tree.map(np.asarray, weights)
 
 
 def check_data(workdir: str | os.PathLike) -> None:
