@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -267,8 +268,11 @@ def _handlers() -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The first line of what may be many, without TensorStore's list of its options."""
-    return (str(error) or type(error).__name__).split("\n")[0].split(" [")[0][:200]
+    """What has many lines and paths in TensorStore's words, in the system's."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error) or type(error).__name__).split("\n")[0][:200]
 
 
 def _bytes(size: int) -> str:
