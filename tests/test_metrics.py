@@ -133,12 +133,12 @@ def test_a_full_disk_is_named(tmp_path):
     (tmp_path / "tensorboard").mkdir()
     writer = metrics.Writer(tmp_path)
     writer._file.close()
-    writer._file = pathlib.Path("/dev/full").open("a")
-    writer.write_scalars(1, {"loss": 1.0})
     message = r"metrics.jsonl cannot be written: No space left on device$"
-    for method in (writer.flush, writer.records, writer.close):
-        with pytest.raises(store.Unwritable, match=message):
-            method()
+    with pathlib.Path("/dev/full").open("a") as writer._file:
+        writer.write_scalars(1, {"loss": 1.0})
+        for method in (writer.flush, writer.records, writer.close):
+            with pytest.raises(store.Unwritable, match=message):
+                method()
     assert writer._file.closed
 
 

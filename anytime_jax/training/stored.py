@@ -77,8 +77,8 @@ def load(
       average: `raw` or the name of an average.
 
     Returns:
-      Nested dicts of `np.ndarray` in the dtype that is stored, as a jitted `apply` takes
-      them; they are not to be written to.
+      Nested dicts of `np.ndarray` in the dtype that is stored, which a jitted `apply`
+      takes; they are not to be written to.
 
     Raises:
       ValueError: there is no such run, snapshot or average.
