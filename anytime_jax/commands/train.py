@@ -80,6 +80,7 @@ def parse(arguments: Sequence[str]) -> flags.FlagValues:
         flags.DEFINE_integer("processes", None, "", flag_values=values)
         flags.DEFINE_integer("process", None, "", flag_values=values)
         flags.DEFINE_integer("heartbeat", 100, "", flag_values=values)
+        flags.DEFINE_bool("changed_data", False, "", flag_values=values)
         flags.DEFINE_bool("profile", False, "", flag_values=values)
 
     values = config_files.parse("train", arguments, define)
