@@ -85,9 +85,7 @@ def test_killed_anywhere_again_and_again(uninterrupted, tmp_path, chain):
         )
         with processes.reaped(process):
             try:
-                processes.wait_until(
-                    process, lambda: processes.recorded(tmp_path, step)
-                )
+                processes.wait_until(process, is_there)
             except RuntimeError:  # It was as good as done.
                 break
             time.sleep(generator.uniform(0.0, 0.2))
