@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from anytime_jax import schedules, training
-from anytime_jax.training import metrics, preparing, snapshots
+from anytime_jax.data import pipeline
+from anytime_jax.training import compiling, lock, metrics, preparing, snapshots
 from tests import small
+
+SHARES = ("data", "evaluation", "snapshot")
 
 
 class Interrupting(metrics.Writer):
@@ -81,9 +84,24 @@ def listing(workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def jitted():
+    """The functions of the run `finished` that were to be compiled."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, jitted):
     workdir = tmp_path_factory.mktemp("finished")
-    training.train(small.config(), workdir)
+    compile_steps = compiling.compile_steps
+
+    def noted(config, recipe):
+        made = compile_steps(config, recipe)
+        jitted.extend(made[:2])
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "compile_steps", noted)
+        training.run(training.prepare(small.config(), workdir), profile=True)
     return workdir
 
 
@@ -99,6 +117,28 @@ def test_records_and_snapshots(finished):
         assert by_key[f"horizon/loss/{name}"] == [6, 12]
     # Horizons 6 and 12, branch starts 4, 5, 9 and 10, and multiples of 5.
     assert snapshots.stored_steps(finished) == [4, 5, 6, 9, 10, 12]
+
+
+def test_each_step_function_is_compiled_once(finished, jitted):
+    train_step, evaluate = jitted
+    # Ahead, for one layout of the state: it cannot be compiled by being called.
+    assert train_step._cache_size() == 0
+    # For the small and for the large set of batches.
+    assert evaluate._cache_size() == 2
+
+
+def test_the_time_is_shared_out(finished):
+    times = [record for record in metrics.read(finished) if "train/loss" in record]
+    for record in times:
+        shares = [record[f"time/{key}"] for key in ("step", *SHARES)]
+        assert min(shares) >= 0
+        assert sum(shares) == pytest.approx(1.0)
+    for key in SHARES:
+        assert max(record[f"time/{key}"] for record in times) > 0, key
+
+
+def test_a_profile_of_a_few_steps_is_left(finished):
+    assert len(list((finished / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_the_logged_learning_rate_was_the_schedules(finished):
@@ -131,13 +171,43 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, at)
     assert_same_run(tmp_path, finished)
 
 
-def test_sigterm_saves_and_the_run_goes_on(finished, tmp_path):
-    writer = Interrupting(tmp_path, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(training.Preempted, match=r"after step [67]"):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on(finished, tmp_path, number):
+    writer = Interrupting(tmp_path, 6, lambda: os.kill(os.getpid(), number))
+    told = rf"^stopped by {number.name} after step [67], which is saved in {tmp_path}; "
+    with pytest.raises(training.Preempted, match=told) as caught:
         training.train(small.config(), tmp_path, writer)
+    assert caught.value.signal == number
     assert snapshots.stored_steps(tmp_path)[-1] in (6, 7)
     training.train(small.config(), tmp_path)
     assert_same_run(tmp_path, finished)
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(finished, tmp_path):
+    shutil.copytree(finished / "snapshots", tmp_path / "snapshots")
+    shutil.rmtree(tmp_path / "snapshots" / "12")
+    shutil.copy(finished / "config.json", tmp_path)
+    with lock.hold(tmp_path):
+        before = listing(tmp_path)
+        with pytest.raises(lock.InUse, match=f"in use by process {os.getpid()} on"):
+            training.train(small.config(), tmp_path)
+        assert listing(tmp_path) == before
+
+
+def test_an_ended_run_leaves_no_lock(finished):
+    assert not (finished / lock.FILE).exists()
+
+
+@pytest.mark.parametrize("key", ["workdir", "branch.workdir"])
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    workdir, config = "gs://bucket/run", small.config()
+    if key == "branch.workdir":
+        workdir, config = tmp_path, small.config(branch__workdir="gs://bucket/run")
+    told = rf"^{key}=gs://bucket/run must be a folder in a file system"
+    with pytest.raises(ValueError, match=told):
+        training.prepare(config, workdir)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trunk_can_be_made_longer(finished, tmp_path):
@@ -255,6 +325,65 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path):
         match=r"step 7 has .* weight_norm inf; the last good .* is step 6",
     ):
         training.train(poisoned, tmp_path)
+
+
+SKIPPING = dict(nonfinite=dict(policy="skip", limit=3), logging__every=5)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Steps whose loss is not a number, as a token outside the vocabulary makes it."""
+    steps = set()
+    read = pipeline.Batches.batch
+
+    def batch(self, consumed, batch_size, rows=slice(None)):
+        tokens = read(self, consumed, batch_size, rows)
+        return np.full_like(tokens, 16) if consumed // 8 + 1 in steps else tokens
+
+    monkeypatch.setattr(pipeline.Batches, "batch", batch)
+    return steps
+
+
+def test_updates_that_are_not_finite_are_skipped(tmp_path, poisoned, capsys):
+    poisoned |= {4, 7, 8, 10}
+    config = small.config(**SKIPPING)
+    # 5 and 6 are stored, and a row of skips is interrupted.
+    with pytest.raises(Killed):
+        training.train(config, tmp_path, Interrupting(tmp_path, 8, kill))
+    training.train(config, tmp_path)
+    by_step = {
+        record["step"]: record for record in records(tmp_path) if "train" in str(record)
+    }
+    assert sorted(by_step) == [4, 5, 7, 8, 10, 12]
+    for step, record in by_step.items():
+        assert record.get("train/skipped", 0.0) == (step in poisoned)
+        assert ("train/loss" in record) == (step not in poisoned)
+    metas = [snapshots.read_meta(tmp_path, step)["skipped"] for step in (6, 10, 12)]
+    assert [meta["total"] for meta in metas] == [1, 4, 4]
+    assert [meta["in_a_row"] for meta in metas] == [0, 1, 0]
+    assert snapshots.restore_count(tmp_path, 12, "uniform") == 12 - 4
+    told = capsys.readouterr().err
+    assert told.count("step 7 is skipped: it has loss nan, grad_norm nan") == 2
+
+    merges = training.merging
+    with pytest.raises(
+        ValueError, match=r"'uniform' of step 12 .* of which 4 were ski"
+    ):
+        merges.plan(tmp_path, dict(name="window", start=6, stop=12))
+
+
+def test_a_limit_of_skips_in_a_row_that_a_restart_does_not_forget(tmp_path, poisoned):
+    poisoned |= {9, 10, 11}
+    config = small.config(**SKIPPING)
+    with pytest.raises(Killed):
+        training.train(config, tmp_path, Interrupting(tmp_path, 11, kill))
+    assert snapshots.read_meta(tmp_path, 10)["skipped"]["in_a_row"] == 2
+    told = (
+        r"^step 11: the last 3 updates were skipped \(nonfinite.limit=3\), this one "
+        r"because it has loss nan, .*; the last good snapshot of .* is step 10$"
+    )
+    with pytest.raises(FloatingPointError, match=told):
+        training.train(config, tmp_path)
 
 
 def test_training_approaches_the_entropy_from_above(tmp_path):

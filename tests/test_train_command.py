@@ -1,9 +1,11 @@
 """The verb train: its flags, its overrides, its exit codes."""
 
+import jax
 import pytest
 
 from anytime_jax import training
 from anytime_jax.commands import main, train
+from anytime_jax.training import hosts, lock
 
 CONFIG = "configs/tiny.py"
 
@@ -90,6 +92,9 @@ def test_help_tells_the_usage(capsys):
             "must be at most the 2047 sequenc",
         ),
         ("--distributed=perhaps", "--distributed=perhaps: "),
+        ("--coordinator=a:1", "are given together; --processes is missing"),
+        ("--process=1", "are given together; --coordinator is missing"),
+        ("--heartbeat=0", "--heartbeat=0 must be at least 1 second"),
         ("--wrokdir=x", "Unknown command line flag 'wrokdir'"),
         ("runs/trunk", "argument 'runs/trunk' is unknown; all arguments start with --"),
         ("--workdir=", "--workdir=DIR is missing: the folder for the run"),
@@ -136,17 +141,128 @@ def test_without_a_config(capsys):
     assert "--config=FILE[:VARIANT] is given 0 times" in capsys.readouterr().err
 
 
+EARLY_ENDS = [
+    (FloatingPointError("step 8 has loss nan"), 1, "step 8 has loss nan"),
+    (
+        training.Preempted("stopped by SIGTERM after step 8"),
+        143,
+        "stopped by SIGTERM",
+    ),
+    (
+        training.Preempted("stopped by SIGINT after step 8", 2),
+        130,
+        "stopped by SIGINT",
+    ),
+    (lock.InUse("workdir=a is in use"), 2, "workdir=a is in use"),
+    (OSError(28, "No space left on device", "a/b"), 1, "a/b: No space left on device"),
+    (OSError("a/snapshots: no room for 1 GB"), 1, "a/snapshots: no room for 1 GB"),
+    (
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nof 4 GB"),
+        1,
+        "a device has too little memory (RESOURCE_EXHAUSTED: Out of memory): python -m",
+    ),
+]
+
+
+@pytest.fixture
+def ending(command, monkeypatch):
+    """Runs the verb with a training that ends in an error."""
+
+    def run(error):
+        def fail(prepared, profile):
+            raise error
+
+        monkeypatch.setattr(training, "run", fail)
+        return command()
+
+    return run
+
+
+@pytest.mark.parametrize(("error", "code", "message"), EARLY_ENDS)
+def test_a_run_that_ends_early_says_so_in_a_line(ending, capsys, error, code, message):
+    assert ending(error) == (code,)
+    err = capsys.readouterr().err
+    assert err.startswith(f"anytime_jax: {message}")
+    assert err.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_a_traceback(ending):
+    for error in (KeyError("a"), jax.errors.JaxRuntimeError("INTERNAL: a bug")):
+        with pytest.raises(type(error)):
+            ending(error)
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """Makes this one of two processes; notes how it leaves the other."""
+    left = []
+
+    def leave(code, line=""):
+        left.append((code, line))
+        raise SystemExit(code)
+
+    monkeypatch.setattr(hosts, "leave", leave)
+    monkeypatch.setattr(hosts, "agree", lambda problem="": None)
+    monkeypatch.setattr(hosts, "check_same", lambda **values: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    return left
+
+
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "line"),
     [
-        (FloatingPointError("step 8 has loss nan"), 1),
-        (training.Preempted("stopped by SIGTERM after step 8"), 143),
+        (
+            hosts.Lost("another process of this run has ended (a)"),
+            1,
+            "another process of this run has ended (a); start all processes again to "
+            "go on from the start",
+        ),
+        (OSError("a/snapshots: no room"), 1, "a/snapshots: no room"),
+        (KeyError("a"), 1, ""),
+        (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_a_run_that_ends_early_says_so(command, monkeypatch, capsys, error, code):
-    def fail(prepared, profile):
-        raise error
+def test_what_happens_to_one_process_does_not_wait_for_the_other(
+    ending, several, capsys, error, code, line
+):
+    with pytest.raises(SystemExit):
+        ending(error)
+    assert several == [(code, line)]
+    assert ("Traceback" in capsys.readouterr().err) == (line == "")
 
-    monkeypatch.setattr(training, "run", fail)
-    assert command() == (code,)
-    assert capsys.readouterr().err == f"anytime_jax: {error}\n"
+
+@pytest.mark.parametrize(("error", "code", "message"), EARLY_ENDS[:4])
+def test_what_happens_to_all_processes_one_says(
+    ending, several, monkeypatch, capsys, error, code, message
+):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert ending(error) == (code,)
+    assert capsys.readouterr().err == ""
+    assert not several
+
+
+def test_how_the_others_are_found(command, monkeypatch):
+    joined = []
+    monkeypatch.setattr(hosts, "join", lambda **given: joined.append(given))
+    named = ("--coordinator=tpu-0:8476", "--processes=4", "--process=0")
+    for arguments in (("--distributed", "--heartbeat=9"), named, ()):
+        assert command(*arguments)[0] == 0
+    assert joined == [
+        dict(heartbeat=9),
+        dict(coordinator="tpu-0:8476", processes=4, process=0, heartbeat=100),
+    ]
+
+
+def test_what_cannot_be_joined_is_one_line(command, monkeypatch, capsys):
+    def refuse(**given):
+        raise ValueError("--distributed: JAX finds no other processes")
+
+    monkeypatch.setattr(hosts, "join", refuse)
+    assert command("--distributed") == (2,)
+    told = "anytime_jax: --distributed: JAX finds no other processes\n"
+    assert capsys.readouterr().err == told
+
+
+def test_two_ways_to_find_the_others_are_one_too_many(command, capsys):
+    assert command("--distributed", "--process=1") == (2,)
+    assert "itself: leave out --process\n" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         if hosts.is_first():
             raise
         return 2
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         if jax.process_count() == 1:
             raise
         # The others have not failed, and the end of Python would wait for them.

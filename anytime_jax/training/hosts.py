@@ -73,7 +73,7 @@ def join(
             "or Kubernetes; give --coordinator, --processes and --process to each"
         ) from error
     except RuntimeError as error:
-        raise ValueError(f"{what}: {_first_line(error)}") from error
+        raise ValueError(f"{what}: {' '.join(str(error).split())}") from error
     finally:
         watch.cancel()
 
