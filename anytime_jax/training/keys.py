@@ -125,9 +125,8 @@ _KEYS = dict(
         workdir=_Rule("a path, empty in a run that is no branch", _is_path),
         step=_whole(0),
         averages=_one_of("restart", "continue", "freeze"),
-        trunk=_Rule(
-            "a dict", _is_section, True
-        ),  # What `branches.with_averages` says of it.
+        # What `branches.with_averages` says of it.
+        trunk=_optional(_Rule("a dict", _is_section)),
     ),
     evaluation=dict(
         points=_whole(1, 10_000),
