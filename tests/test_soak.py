@@ -26,5 +26,6 @@ def test_memory_stays_flat_and_nothing_is_compiled_again(tmp_path):
     print("last over second:", memory_T[-1] / memory_T[1], seconds_T[-1] / seconds_T[1])
     assert memory_T[-1] <= 1.02 * memory_T[1]
 
+    # The larger evaluation set is met at the first horizon, a tenth.
     compiled = rows[:, 3]
-    assert compiled[99] == compiled[-1] > 0
+    assert compiled[100] == compiled[-1] > 0
