@@ -27,6 +27,7 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/averaging.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/snapshots.py
 	$(BIN)/python benchmarks/theory.py

@@ -4,9 +4,10 @@
 
 The train step is compiled for meshes of 1 to 64 simulated devices, with six averages
 and with none. Collectives, the bytes that a device sends in a step, and the memory of a
-device are read from the compiled programs; what is sent assumes rings. Seconds are
-measured on 1 and 8 devices, which share the cores of this machine. The choices are
-those of XLA's CPU compiler; a GPU or a TPU has others, such as reduce-scatter.
+device are read from the compiled programs; what is sent assumes rings. Seconds of
+processor are measured on 1 and 8 devices, which share the cores of this machine. The
+choices are those of XLA's CPU compiler; others are made for a GPU or a TPU, such as
+reduce-scatter.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def account(sizes, split, averages):
 
 
 def seconds_per_step(sizes, split, rounds):
-    """With averages and without, the best of some rounds of alternating steps."""
+    """Of processor, with averages and without, the best of alternating rounds."""
     arms = []
     for averages in (True, False):
         config, made, lowered, like = build(sizes, split, averages)
@@ -93,9 +94,9 @@ def seconds_per_step(sizes, split, rounds):
         arms.append([lowered.compile(), current, batch, []])
     for _ in range(rounds + 1):
         for arm in arms:
-            start = time.perf_counter()
+            start = time.process_time()
             arm[1], _ = jax.block_until_ready(arm[0](arm[1], arm[2]))
-            arm[3].append(time.perf_counter() - start)
+            arm[3].append(time.process_time() - start)
     # The first round warms up.
     return [min(seconds[1:]) for *_, seconds in arms]
 
@@ -150,7 +151,7 @@ def main():
     added = ["added by averages", "MB sent", "bytes added", "MB of state"]
     shares = ["averages' share of it", "of the whole step's memory"]
     print_table([*split, *collectives.KINDS, *added, *shares], rows_of_programs())
-    times = ["step with 6 averages", "without", "averages' share"]
+    times = ["processor, with 6 averages", "without", "averages' share"]
     print_table([*split, *times], rows_of_seconds(rounds))
 
 
