@@ -331,7 +331,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path):
         training.train(poisoned, tmp_path)
 
 
-SKIPPING = dict(nonfinite=dict(policy="skip", limit=3), logging__every=5)
+SKIPPING = dict(nonfinite__policy="skip", logging__every=5)
 
 
 @pytest.fixture
@@ -367,7 +367,7 @@ def test_updates_that_are_not_finite_are_skipped(tmp_path, poisoned, capsys):
     assert [meta["in_a_row"] for meta in metas] == [0, 1, 0]
     assert snapshots.restore_count(tmp_path, 12, "uniform") == 12 - 4
     told = capsys.readouterr().err
-    assert told.count("step 7 is skipped: it has loss nan, grad_norm nan") == 2
+    assert told.count("step 7 is skipped for its loss nan, grad_norm nan") == 2
 
     merges = training.merging
     with pytest.raises(
@@ -377,14 +377,14 @@ def test_updates_that_are_not_finite_are_skipped(tmp_path, poisoned, capsys):
 
 
 def test_a_limit_of_skips_in_a_row_that_a_restart_does_not_forget(tmp_path, poisoned):
-    poisoned |= {9, 10, 11}
-    config = small.config(**SKIPPING)
+    poisoned |= {9, 10, 11, 12}
+    config = small.config(**SKIPPING, nonfinite__limit=4)
     with pytest.raises(Killed):
         training.train(config, tmp_path, Interrupting(tmp_path, 11, kill))
     assert snapshots.read_meta(tmp_path, 10)["skipped"]["in_a_row"] == 2
     told = (
-        r"^step 11: the last 3 updates were skipped \(nonfinite.limit=3\), this one "
-        r"because it has loss nan, .*; the last good snapshot of .* is step 10$"
+        r"^step 12: the last 4 updates were skipped \(nonfinite.limit=4\), this one "
+        rf"for its loss nan, .*; the last good snapshot of {tmp_path} is step 10$"
     )
     with pytest.raises(FloatingPointError, match=told):
         training.train(config, tmp_path)
