@@ -202,15 +202,15 @@ def test_an_ended_run_leaves_no_lock(finished):
     assert not (finished / lock.FILE).exists()
 
 
-@pytest.mark.parametrize("key", ["workdir", "branch.workdir"])
-def test_a_bucket_is_no_folder(tmp_path, monkeypatch, key):
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    workdir, config = "gs://bucket/run", small.config()
-    if key == "branch.workdir":
-        workdir, config = tmp_path, small.config(branch__workdir="gs://bucket/run")
-    told = rf"^{key}=gs://bucket/run must be a folder in a file system"
-    with pytest.raises(ValueError, match=told):
-        training.prepare(config, workdir)
+    with pytest.raises(ValueError, match=r"^workdir=gs://bucket/run must be a folder"):
+        training.prepare(small.config(), "gs://bucket/run")
+    branch = small.config(branch__workdir="gs://bucket/run")
+    with pytest.raises(
+        ValueError, match=r"^branch.workdir='gs://bucket/run' must be a"
+    ):
+        training.prepare(branch, "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -369,11 +369,8 @@ def test_updates_that_are_not_finite_are_skipped(tmp_path, poisoned, capsys):
     told = capsys.readouterr().err
     assert told.count("step 7 is skipped for its loss nan, grad_norm nan") == 2
 
-    merges = training.merging
-    with pytest.raises(
-        ValueError, match=r"'uniform' of step 12 .* of which 4 were ski"
-    ):
-        merges.plan(tmp_path, dict(name="window", start=6, stop=12))
+    with pytest.raises(ValueError, match=r"'uniform' of step 6 .* of which 1 were ski"):
+        training.merging.plan(tmp_path, dict(name="window", start=6, stop=12))
 
 
 def test_a_limit_of_skips_in_a_row_that_a_restart_does_not_forget(tmp_path, poisoned):
