@@ -28,6 +28,7 @@ bench: install
 	$(BIN)/python benchmarks/averaging.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/snapshots.py
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/laws.py
 	$(BIN)/python benchmarks/laws_chinchilla.py

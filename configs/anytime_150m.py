@@ -101,9 +101,9 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
 
     config.evaluation = dict(
         points=20,  # log-spaced steps at which `batches` are evaluated
-        batches=50,
-        horizon_batches=1000,  # at every horizon
-        batch_size=32,  # sequences
+        batches=8,
+        horizon_batches=128,  # at every horizon
+        batch_size=256,  # sequences, split over the devices
         patience=3,  # evaluations in a row; an average that moves away so often
         # is warned of, 0 for never
     )

@@ -29,11 +29,20 @@ def test_a_curve_holds_arrays_of_its_own():
     assert curve.steps.dtype == np.int64
 
 
-def test_final_loss_is_the_mean_of_the_last_eight():
+def test_final_loss_is_the_mean_of_the_last_eight_in_the_last_tenth():
     losses = np.arange(20.0, 0.0, -1.0)
     curve = laws.Curve(np.ones(20), np.arange(20), losses)
-    assert curve.final_loss == np.mean([8, 7, 6, 5, 4, 3, 2, 1])
-    assert curve.between(0, 2).final_loss == 19.0
+    assert curve.final_loss == np.mean([2, 1])
+    late = laws.Curve(np.ones(1000), np.arange(980, 1000), losses)
+    assert late.final_loss == np.mean([8, 7, 6, 5, 4, 3, 2, 1])
+
+
+def test_the_end_of_a_curve_is_not_most_of_it():
+    steps = np.array([184, 284, 440, 680, 1050, 1623, 2508, 3874])
+    curve = laws.Curve(np.ones(3875), steps, np.arange(8.0, 0.0, -1.0))
+    assert curve.final_loss == 1.0
+    assert curve.between(0, 300).final_loss == 7.0
+    assert curve.between(0, 200).final_loss == 8.0
 
 
 def test_between_keeps_the_schedule():
@@ -92,6 +101,12 @@ def test_the_rates_of_a_rich_csv_are_those_of_its_schedule():
     rows = np.arange(10, 200, 7)
     rows = np.append(rows, 199)
     assert_allclose(curves.between_rows(rows, exact[rows], 10), exact, rtol=1e-12)
+
+
+def test_a_csv_of_a_spreadsheet(tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_text("step, lr, loss\n0, 0.5, 3.25\n2, 0.5, 3.0\n", "utf-8-sig")
+    assert_array_equal(laws.Curve.from_csv(path).losses, [3.25, 3.0])
 
 
 def test_from_csv(tmp_path):
@@ -164,7 +179,7 @@ def test_from_npz(tmp_path):
     arrays = dict(wsd_step=[0, 1, 3], wsd_lr=[1.0, 1.0, 0.5], wsd_loss=[4.0, 3.0, 2.0])
     np.savez(path, **arrays, other_step=[0])
     curve = laws.Curve.from_npz(path, "wsd")
-    assert (curve.name, curve.final_loss) == ("wsd", 3.0)
+    assert (curve.name, curve.final_loss) == ("wsd", 2.0)
     assert_array_equal(curve.rates, [1, 1, 1, 0.5])
     assert_array_equal(laws.Curve.from_npz(path, "wsd", rates=0.5).rates, [0.5] * 4)
     with pytest.raises(ValueError, match="has no array other_lr; it has other_step, w"):
@@ -221,12 +236,16 @@ def test_from_metrics_leaves_out_a_line_that_was_cut_off(tmp_path):
     whole = path.read_text()
     path.write_text(whole + '{"step": 4')
     assert len(laws.Curve.from_metrics(folder).steps) == 3
-    path.write_text('{"step": 4\n' + whole)
-    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
-        laws.Curve.from_metrics(folder)
+    for line in ('{"step": 4', "3", '{"eval/loss/raw": 2.5}'):
+        path.write_text(f"{line}\n{whole}")
+        with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: ")):
+            laws.Curve.from_metrics(folder)
     config = tmp_path / "trunk" / "config.json"
     config.write_text("{}")
     with pytest.raises(ValueError, match="is not that of a run: it has no schedule"):
+        laws.Curve.from_metrics(folder)
+    config.write_text('{"schedule": {"name": "constant"}, "resolved": {}}')
+    with pytest.raises(ValueError, match=r"it has no resolved\.total_steps"):
         laws.Curve.from_metrics(folder)
 
 

@@ -6,6 +6,7 @@ import scipy.special
 import scipy.stats
 
 from anytime_jax.models.decoder import _rotate, _rotation, decoder
+from anytime_jax.training import collectives, sharding
 
 B, L, V, D, H, N = 3, 12, 32, 16, 2, 3
 SIZES = dict(vocab_size=V, width=D, layers=N, heads=H)
@@ -373,3 +374,21 @@ def test_parameters_of_another_model_are_refused(case):
     params = jax.eval_shape(deeper.init, jax.random.key(0))
     with pytest.raises(ValueError, match=r"\(4, 16, 2, 8\) at layers.*\(3, 16, "):
         jax.eval_shape(case.model.apply, params, case.tokens_BxL)
+
+
+def test_on_a_mesh_that_splits_the_weights_they_are_gathered_and_nothing_else_is_sent():
+    model = decoder(**SIZES)
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(
+        lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+        shapes,
+        sharding.shardings(mesh, shapes),
+    )
+    run = jax.jit(sharding.within(mesh, model.apply))
+    compiled = run.lower(params, sharding.batch_like((32, 16), mesh)).compile()
+    sent = collectives.sent(collectives.collectives(compiled.as_text()))
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    assert sent.keys() == {"all-gather"}
+    assert sent["all-gather"][1] <= weights * 3 / 4
+    assert jax.tree.leaves(compiled.output_shardings)[0].spec == jax.P(("data", "fsdp"))

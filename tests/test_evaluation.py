@@ -57,11 +57,40 @@ def test_raw_weights_and_averages_on_the_same_batches_in_one_dict(evaluate):
 def test_batches_that_are_split_over_devices(evaluate):
     params = MODEL.init(jax.random.key(0))
     mesh = sharding.make_mesh(data=4, fsdp=2)
-    split = sharding.place_batches(TOKENS_NxBxL1, mesh)
+    rows = TOKENS_NxBxL1.reshape(24, 13)
+    split = sharding.place_batches(rows.__getitem__, TOKENS_NxBxL1.shape, mesh)
     assert {shard.data.shape for shard in split.addressable_shards} == {(3, 1, 13)}
     np.testing.assert_allclose(
         evaluate(params, split), slow_loss(params, TOKENS_NxBxL1), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("memory_kind", ["device", "pinned_host"])
+def test_averages_that_are_split_further_are_evaluated_by_the_same_program(memory_kind):
+    mesh = sharding.make_mesh(data=4, fsdp=2)
+    params = jax.device_get(MODEL.init(jax.random.key(0)))
+    twice = jax.tree.map(lambda leaf: 2 * leaf, params)
+    rules, split = (
+        sharding.gradient_shardings(mesh, params, shard_state=further)
+        for further in (False, True)
+    )
+    split = jax.tree.map(lambda to: to.with_memory_kind(memory_kind), split)
+    weights = dict(
+        raw=jax.device_put(params, rules),
+        same=jax.device_put(params, split),
+        twice=jax.device_put(twice, split),
+    )
+    # Of its own, so that what is compiled can be counted.
+    evaluate = jax.jit(evaluation.make_evaluate(MODEL))
+    rows = TOKENS_NxBxL1.reshape(24, 13)
+    tokens = sharding.place_batches(rows.__getitem__, TOKENS_NxBxL1.shape, mesh)
+    losses = evaluation.losses(evaluate, weights, tokens)
+    assert evaluate._cache_size() == 1
+    assert losses["same"] == losses["raw"]
+    np.testing.assert_allclose(
+        losses["twice"], slow_loss(twice, TOKENS_NxBxL1), rtol=1e-5
+    )
+    assert evaluation.distances(weights) == dict(same=0.0, twice=1.0)
 
 
 def test_bfloat16_compute_gives_a_float32_loss_near_that_of_float32():

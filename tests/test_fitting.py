@@ -145,10 +145,10 @@ def found_points(curves):
     ("arguments", "message"),
     [
         (dict(procedure="best"), "procedure='best' must be one of"),
-        (dict(ridge=-1.0), "ridge=-1.0 must be a number >= 0"),
+        (dict(ridge=-1.0), "ridge=-1.0 must be a finite number >= 0"),
         (
             dict(ridge=1.0, procedure="converged"),
-            "ridge=1.0 must be a number >= 0",
+            "ridge=1.0 must be a finite number >= 0",
         ),
         (dict(ridge=1.0), "ridge=1.0 must be left out for SimpleLaw"),
         (dict(fixed=dict(delta=1.0)), "delta must be a field of SimpleLaw: L0, A, alp"),

@@ -70,6 +70,8 @@ def test_errors_are_those_of_their_definitions():
     assert_allclose(found["pred_error"], np.mean(np.abs(error) / losses))
     assert found["worst_error"] == 0.25
     assert found["final_error"] == 6 / 8 * 0.125
+    sparse = laws.errors(predicted, losses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 270])
+    assert sparse == found | dict(final_error=0.0)
     assert_allclose(found["r2"], 1 - np.mean(error**2) / losses.var())
     assert math.isnan(laws.errors([1.0, 2.0], [2.0, 2.0])["r2"])
 
@@ -160,3 +162,21 @@ def test_grouped_falls_keep_their_sum_and_order():
             few.drops_K[few.before_K < seen].sum(),
             every.drops_K[every.before_K < seen].sum(),
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(held_out_errors=["x"]), r"held_out_errors\[0\]='x'"),
+        (dict(final_error="x"), "final_error='x'"),
+        (dict(standard_errors=dict(L0=None)), "L0=None"),
+        (dict(standard_errors=3), "standard_errors"),
+    ],
+)
+def test_a_record_of_no_numbers_is_refused(change, named):
+    record = dict(procedure="converged", ridge=0.0, objective=1.0, curves=["one"])
+    record |= dict(points=3, final_error=0.1, standard_errors={}, unidentified=[])
+    data = LAW.to_dict() | dict(fitted=record)
+    assert laws.Law.from_dict(data).fitted.points == 3
+    with pytest.raises(ValueError, match=named):
+        laws.Law.from_dict(data | dict(fitted=record | change))

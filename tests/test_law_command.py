@@ -272,7 +272,7 @@ def test_predict_measured_curves(given, law, tmp_path, capsys):
     average = averaging.age_ema(divisor=25)
     predicted = laws.predict_average(law, measured.rates, average, measured.steps)
     scores = [float(cell) for cell in lines[f"trunk {EMA}"].split()[-6:]]
-    expected = laws.errors(predicted, measured.losses)
+    expected = laws.errors(predicted, measured.losses, measured.steps)
     assert_allclose(scores, list(expected.values()), atol=1e-5)
     assert "199 to 399" in lines[f"trunk {EMA}"]
     unknown = printed.partition("and not measured:\n")[2].split("\n\n")[0]

@@ -94,6 +94,20 @@ def files(folder):
         (["fit", "BAD.csv", "--out=OUT.json"], "must have rows with a column 'step'"),
         (["fit", "EMPTY.npz", "--out=OUT.json"], "EMPTY.npz has no curves, arrays NAM"),
         (["fit", "HALF.npz", "--out=OUT.json"], "HALF.npz has no array a_step; it has"),
+        (["fit", "NOTHING.npz", "--out=OUT.json"], "a: steps of shape (0,) and type"),
+        (["fit", "BLANK.npz", "--out=OUT.json"], "BLANK.npz: No data left in file"),
+        (
+            ["fit", "LONG.csv", "--out=OUT.json"],
+            "LONG: steps[1]=1e+15 must be an integer, at most 100,000,000: updates",
+        ),
+        (
+            ["fit", "NAMES.csv", "--out=OUT.json"],
+            "must have rows with a column 'step'; it has Step, LR, loss",
+        ),
+        (
+            ["fit", "CSV", "--out=OUT.json", "--ridge=inf"],
+            "ridge=inf must be a finite number >= 0",
+        ),
         (["fit", "RUN", "--out=OUT.json", "--key=loss"], "key='loss' is not in"),
         (["fit", "CSV", "CSV", "--out=OUT.json"], "low.csv more than once"),
         (
@@ -129,6 +143,10 @@ def files(folder):
         (
             ["predict", "LAW", "--schedule=constant:peak=1"],
             "--steps=N is missing: the length of a run with constant:peak=1",
+        ),
+        (
+            ["predict", "LAW", "--schedule=cosine:peak=1,total_steps=1e3"],
+            "total_steps=1000.0 must be an integer from 1 to 100000000",
         ),
         (
             ["predict", "LAW", "--schedule=cosin:peak=1", "--steps=9"],
@@ -192,12 +210,16 @@ def test_every_mistake_is_one_line(given, tmp_path, capsys, arguments, message):
     np.savez(tmp_path / "HALF.npz", a_loss=np.ones(2), a_lr=np.ones(2))
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "PLOTS.png").mkdir()
+    np.savez(tmp_path / "NOTHING.npz", **{f"a_{k}": [] for k in ("step", "lr", "loss")})
+    (tmp_path / "BLANK.npz").write_bytes(b"")
+    (tmp_path / "LONG.csv").write_text("step,lr,loss\n0,0.1,3\n1e15,0.1,2\n")
+    (tmp_path / "NAMES.csv").write_text("Step,LR,loss\n0,0.1,3\n")
     cyclic = "".join(f"{s},{0.1 + 0.05 * (s % 3)},{9 - s / 9}\n" for s in range(9))
     (tmp_path / "CYCLE.csv").write_text(f"step,lr,loss\n{cyclic}")
     (tmp_path / "ZERO.csv").write_text("step,lr,loss\n0,0,9\n1,0.1,8\n2,0.1,7\n")
     places = dict(LAW=given / "law.json", RUN=given / "trunk", CSV=given / "low.csv")
     names = ("BAD", "LIST", "EMPTY", "HALF", "FOLDER", "PLOTS", "CYCLE", "ZERO")
-    names += ("NONE", "OUT")
+    names += ("NONE", "OUT", "NOTHING", "BLANK", "LONG", "NAMES")
     for name in names:
         arguments = [one.replace(name, str(tmp_path / name)) for one in arguments]
     for name, path in places.items():

@@ -61,6 +61,14 @@ def test_what_is_early_or_far_off_does_not_fill_the_picture(drawn, tmp_path):
     assert -low == high == pytest.approx(2 * 0.01 * 1.06)
 
 
+def test_no_line_is_left_out_for_being_further_off_than_the_others(drawn, tmp_path):
+    near = {f"{i}": losses.Line(STEPS, FALLING + 1e-3, FALLING) for i in range(20)}
+    far = losses.Line(STEPS, FALLING + 0.1, FALLING)
+    losses.draw_fits(near | dict(far=far), tmp_path / "fit.png", title="A fit")
+    low, high = drawn["Prediction - measurement"].get_ylim()
+    assert -low == high == pytest.approx(0.1 * 1.06)
+
+
 def test_more_lines_than_colours_can_be_told_apart(drawn, tmp_path):
     many = {f"line {i}": losses.Line(STEPS, FALLING + i) for i in range(12)}
     losses.draw_fits(many, tmp_path / "fit.png", title="Many")

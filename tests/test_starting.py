@@ -1,7 +1,9 @@
 """Where a run starts: averages that are new to it, and every way of tracking them."""
 
+import functools
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from anytime_jax.training import (
     evaluation,
     merge_recipes,
     metrics,
+    sharding,
     snapshots,
     stored,
 )
@@ -43,6 +46,42 @@ def interrupted(finished, workdir, step):
     shutil.copytree(finished, workdir, dirs_exist_ok=True)
     for later in range(step + 1, STEPS + 1):
         shutil.rmtree(workdir / "snapshots" / str(later))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_a_run_goes_on_on_other_devices(finished, tmp_path, monkeypatch, count):
+    """What eight devices have stored; rounding differs, and nothing else."""
+    interrupted(finished, tmp_path, 3)
+    few = functools.partial(sharding.make_mesh, devices=jax.devices()[:count])
+    monkeypatch.setattr(sharding, "make_mesh", few)
+    fsdp = 2 if count == 4 else 1
+    training.train(config(mesh__data=-1, mesh__fsdp=fsdp), tmp_path)
+    for name in ("raw", "uniform"):
+        one, other = (weights(run, STEPS, name) for run in (tmp_path, finished))
+        assert np.linalg.norm(one - other) < 1e-5 * np.linalg.norm(other)
+    for one, other in zip(*map(metrics.read, (tmp_path, finished)), strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"time/tokens_per_second"}:
+            np.testing.assert_allclose(one[key], other[key], rtol=1e-4, err_msg=key)
+    assert snapshots.newest_whole(tmp_path) == (STEPS, {})
+
+
+def test_records_that_were_lost_come_back(finished, tmp_path, capsys):
+    whole = (finished / "metrics.jsonl").read_text()
+    interrupted(finished, tmp_path, 4)
+    (tmp_path / "metrics.jsonl").write_text(whole[: len(whole) // 4])
+    training.train(config(), tmp_path)
+    assert (
+        f"{tmp_path}/metrics.jsonl was cut or damaged; restored from the snapshot of "
+        "step 4\n" in capsys.readouterr().err
+    )
+    assert list(map(without_time, metrics.read(tmp_path))) == list(
+        map(without_time, metrics.read(finished))
+    )
+
+
+def without_time(record):
+    return {key: value for key, value in record.items() if not key.startswith("time/")}
 
 
 def test_an_average_can_be_added_to_a_run(finished, tmp_path, capsys):

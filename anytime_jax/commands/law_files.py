@@ -120,7 +120,7 @@ def read_curves(paths: Sequence[str], values: flags.FlagValues) -> list[Measured
     for path in paths:
         try:
             found += _read(path, values)
-        except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
+        except (ValueError, EOFError, OSError, csv.Error, zipfile.BadZipFile) as error:
             message = str(error)
             raise BadInput(
                 message if path in message else f"{path}: {message}"

@@ -128,7 +128,8 @@ def to_text(
     ridge = f" with a ridge of {record.ridge:g}" if record.ridge else ""
     name = law_files.name_of(type(law))
     lines = [
-        f"{name}, {record.procedure}{ridge}, {len(curves)} curves, {record.points} "
+        f"{name}, {record.procedure}{ridge}, {len(curves)} "
+        f"curve{'s' * (len(curves) > 1)}, {record.points} "
         "points",
         "",
         f"{'parameter':<12}{'value':>12}  standard error",

@@ -36,6 +36,7 @@ from anytime_jax.reporting import losses
 RAW = "raw"
 _ROWS, _POINTS = 12, 64
 _DRAWN = 20_000
+_LONGEST = 10**8
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -148,7 +149,7 @@ def _of_curves(
             # A run may have gained an average later.
             known_P = predicted_P[np.isin(curve.steps, truth.steps)]
             lines[label] = losses.Line(truth.steps, known_P, truth.losses)
-            scores[label] = laws.errors(known_P, truth.losses)
+            scores[label] = laws.errors(known_P, truth.losses, truth.steps)
             scored.append(truth)
     text = [law_files.label(fit), "", law_fit.score_table(scores, scored)]
     if unknown:
@@ -193,10 +194,14 @@ def schedule_rates(text: str, steps: int | None) -> np.ndarray:
       BadInput: the spec is no schedule, or its length is not known.
     """
     spec = arguments_lib.parse_spec(text, "--schedule")
-    total = spec.get("total_steps")
-    steps = total if steps is None else steps
-    if type(steps) is not int:
+    steps = spec.get("total_steps") if steps is None else steps
+    if steps is None:
         raise BadInput(f"--steps=N is missing: the length of a run with {text}")
+    if type(steps) is not int or not 0 < steps <= _LONGEST:
+        raise BadInput(
+            f"--schedule={text}: total_steps={steps!r} must be an integer from 1 to "
+            f"{_LONGEST}"
+        )
     try:
         return schedules.rates(schedules.build(spec, steps), steps)
     except (ValueError, TypeError) as error:
@@ -258,7 +263,7 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Sequence]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     law_files.define_curves(values)
-    flags.DEFINE_integer("steps", None, "", 2, 10**8, flag_values=values)
+    flags.DEFINE_integer("steps", None, "", 2, _LONGEST, flag_values=values)
     flags.DEFINE_multi_string("average", [], "", flag_values=values)
     for name in ("schedule", "out", "plot"):
         flags.DEFINE_string(name, None, "", flag_values=values)

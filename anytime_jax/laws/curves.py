@@ -2,19 +2,20 @@
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from anytime_jax import schedules
+from anytime_jax.laws import runs
 
 # A fall of the rate by more than this share between two rows is a step, not a slope.
 _STEP = 0.05
 _COLUMNS = ("step", "lr", "loss")
+# Every step has a rate in memory.
+_LONGEST = 10**8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,8 +82,8 @@ class Curve:
 
     @property
     def final_loss(self) -> float:
-        """The mean of the last eight losses, or of all if there are fewer."""
-        return float(self.losses[-8:].mean())
+        """The mean of the losses at its end; see `ending`."""
+        return float(self.losses[ending(self.steps)].mean())
 
     def between(self, first: int, last: int) -> "Curve":
         """Returns the curve with only what was recorded from `first` to `last`.
@@ -142,12 +143,16 @@ class Curve:
         path = pathlib.Path(path)
         if not path.is_file():
             raise ValueError(f"path={str(path)!r} must be a csv file that exists")
-        with path.open(newline="") as lines:
-            rows = list(csv.DictReader(lines))
+        # Spreadsheets put a mark before the first name.
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines, skipinitialspace=True))
         columns = {}
         for key in _COLUMNS if rates is None else ("step", "loss"):
             if not rows or key not in rows[0]:
-                raise ValueError(f"{path} must have rows with a column {key!r}")
+                known = ", ".join(map(str, rows[0])) if rows else "no rows"
+                raise ValueError(
+                    f"{path} must have rows with a column {key!r}; it has {known}"
+                )
             columns[key] = [
                 _number(path, i, key, row[key]) for i, row in enumerate(rows)
             ]
@@ -213,10 +218,7 @@ class Curve:
         """
         folder = pathlib.Path(path)
         folder = folder.parent if folder.suffix == ".jsonl" else folder
-        config = _config(folder)
-        # A last line that was cut off is left out.
-        lines = _text(folder / "metrics.jsonl").split("\n")[:-1]
-        records = [_json(folder / "metrics.jsonl", line) for line in lines]
+        config, records = runs.read_config(folder), runs.read_records(folder)
         losses = {r["step"] - 1: r[key] for r in records if key in r and r["step"] > 0}
         if not losses:
             known = sorted({name for record in records for name in record} - {"step"})
@@ -224,7 +226,7 @@ class Curve:
                 f"key={key!r} is not in {folder / 'metrics.jsonl'}; known are "
                 f"{', '.join(known) or 'none'}"
             )
-        rates_T = _rebuilt(folder, config)
+        rates_T = runs.read_rates(folder, config)
         for record in records:
             logged, done = record.get("train/learning_rate"), record["step"]
             if logged is None or not 0 < done <= len(rates_T):
@@ -250,9 +252,17 @@ class Curve:
                 f"warmup_steps={warmup_steps!r} must be left out where rates are given"
             )
         steps_P = np.asarray(columns["step"])
-        whole = np.isfinite(steps_P) & (steps_P == np.floor(steps_P))
+        if steps_P.ndim != 1 or not len(steps_P) or steps_P.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{name}: steps of shape {steps_P.shape} and type {steps_P.dtype} must "
+                "be a list of at least one number"
+            )
+        whole = (steps_P == np.floor(steps_P)) & (steps_P <= _LONGEST)
         for i in np.flatnonzero(~whole)[:1]:
-            raise ValueError(f"{name}: steps[{i}]={steps_P[i]} must be an integer")
+            raise ValueError(
+                f"{name}: steps[{i}]={steps_P[i]:g} must be an integer, at most "
+                f"{_LONGEST:,}: updates, not tokens"
+            )
         steps_P = steps_P.astype(np.int64)
         _require_ascending(name, steps_P)
         if rates is None:
@@ -260,6 +270,23 @@ class Curve:
         elif callable(rates) or np.ndim(rates) == 0:
             rates = schedules.rates(rates, int(steps_P[-1]) + 1, f"{name}: rates")
         return cls(rates, steps_P, columns["loss"], name)
+
+
+def ending(steps: np.ndarray) -> slice:
+    """Returns which of the recorded steps are the end of a curve.
+
+    The last eight, without those before the last tenth of its steps: where records are
+    rare or evenly spaced in their logarithms, it is the last one alone.
+
+    Args:
+      steps: ascending, at least one, [P].
+
+    Example:
+      >>> ending(np.array([50, 99, 199, 399])), ending(np.arange(400))
+      (slice(-1, None, None), slice(-8, None, None))
+    """
+    late = int(np.count_nonzero(np.asarray(steps) > 0.9 * steps[-1]))
+    return slice(-min(8, max(1, late)), None)
 
 
 def between_rows(
@@ -331,50 +358,3 @@ def _number(path: pathlib.Path, row: int, key: str, cell: str | None) -> float:
         raise ValueError(
             f"{path}: {key}={cell!r} in row {row + 1} must be a number"
         ) from error
-
-
-def _text(path: pathlib.Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} holds no run: there is no {path}")
-    return path.read_text()
-
-
-def _json(path: pathlib.Path, text: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    config = _json(path, _text(path))
-    for key in ("schedule", "resolved"):
-        if key not in config:
-            raise ValueError(f"{path} is not that of a run: it has no {key}")
-    return config
-
-
-def _rebuilt(folder: pathlib.Path, config: Mapping[str, Any]) -> np.ndarray:
-    """The rates of all updates of a run, those before a branch included."""
-    spec, branch = dict(config["schedule"]), config.get("branch") or {}
-    if branch.get("workdir"):
-        trunk = _trunk_config(folder, branch["workdir"])
-        spec |= dict(trunk=_schedule(trunk["schedule"], trunk), start=branch["step"])
-    total = config["resolved"]["total_steps"]
-    return schedules.rates(_schedule(spec, config), total, f"{folder}: schedule")
-
-
-def _trunk_config(folder: pathlib.Path, workdir: str) -> dict[str, Any]:
-    try:
-        return _config(pathlib.Path(workdir))
-    except ValueError as error:
-        raise ValueError(
-            f"{folder}: branch.workdir={workdir!r} must be its trunk, from the folder "
-            f"in which both were trained: {error}"
-        ) from error
-
-
-def _schedule(spec: Mapping[str, Any], config: Mapping[str, Any]):
-    resolved = config["resolved"]
-    return schedules.build(spec, resolved["total_steps"], resolved["tokens_per_step"])

@@ -47,8 +47,8 @@ class Fitted:
       objective: sum over all points of the Huber loss of the log residuals, exact.
       curves: names of the curves.
       points: their recorded points, all together.
-      final_error: the largest error, without sign, in the mean of the last eight
-        points of a curve, in nats.
+      final_error: the largest error, without sign, at the end of a curve, in nats; see
+        `Law.score`.
       standard_errors: by name, of the logarithm of the parameter, and so its relative
         error; infinite where the curves say nothing. From Gauss-Newton, with residuals
         that may be correlated over a tenth of a curve; what the ridge adds counts.
@@ -67,6 +67,21 @@ class Fitted:
     standard_errors: dict[str, float]
     unidentified: tuple[str, ...]
     held_out_errors: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        """Refuses what is no number where one is needed: files are edited by hand.
+
+        Raises:
+          TypeError: one is not.
+        """
+        given = dict(ridge=self.ridge, objective=self.objective, points=self.points)
+        given |= dict(final_error=self.final_error) | self.standard_errors
+        given |= {
+            f"held_out_errors[{i}]": v for i, v in enumerate(self.held_out_errors)
+        }
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(f"{name}={value!r} must be a number")
 
     @property
     def held_out_error(self) -> float | None:
@@ -102,9 +117,9 @@ def fit(
         raise ValueError("curves must hold at least one curve")
     if procedure not in PROCEDURES:
         raise ValueError(f"procedure={procedure!r} must be one of {PROCEDURES}")
-    if ridge is not None and not (ridge >= 0 and procedure == "regularised"):
+    if ridge is not None and not (0 <= ridge < math.inf and procedure == "regularised"):
         raise ValueError(
-            f"ridge={ridge!r} must be a number >= 0, and be left out unless "
+            f"ridge={ridge!r} must be a finite number >= 0, and be left out unless "
             f"procedure='regularised'"
         )
     unknown = [name for name in fixed if name not in law.PARAMETERS]
@@ -177,9 +192,7 @@ class Problem:
         """
         curves = [c for i, c in enumerate(self.curves) if i != left_out]
         starts = [s | self.fixed for s in self.law.starts(curves, **self.conventions)]
-        # The ridge leaves one valley; without it there may be several.
-        used = starts[:1] if ridge else starts
-        found = [self.minimise(one, starts[0], ridge, left_out) for one in used]
+        found = [self.minimise(one, starts[0], ridge, left_out) for one in starts]
         return min(found, key=lambda one: one[0])[1]
 
     def minimise(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from anytime_jax import schedules
 from anytime_jax.laws import fitting
-from anytime_jax.laws.curves import Curve
+from anytime_jax.laws.curves import Curve, ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,8 @@ class Law(abc.ABC):
         Returns:
           The values of `score` for this curve alone, with the sign of `final_error`.
         """
-        return errors(self.predict(curve.rates, curve.steps), curve.losses)
+        predicted = self.predict(curve.rates, curve.steps)
+        return errors(predicted, curve.losses, curve.steps)
 
     def score(self, curves: Sequence[Curve]) -> dict[str, float]:
         """Returns how far predictions are off, averaged over curves.
@@ -255,19 +256,24 @@ class Law(abc.ABC):
         return rates_T
 
 
-def errors(predicted: ArrayLike, losses: ArrayLike) -> dict[str, float]:
+def errors(
+    predicted: ArrayLike, losses: ArrayLike, steps: ArrayLike | None = None
+) -> dict[str, float]:
     """Returns how far predictions are off.
 
     Args:
       predicted: losses [P].
       losses: measured ones, [P].
+      steps: where they were recorded, ascending, [P]. Without them the last eight
+        points are the end.
 
     Returns:
       `r2` 1 - sum of squared errors / sum of squared deviations from the mean (NaN for
       losses that are all equal); `mae` mean absolute error; `rmse` root of the mean
       square; `pred_error` and `worst_error` mean and largest absolute error as a share
-      of the loss; and `final_error` the mean error, with its sign, of the last eight
-      points: too high is positive.
+      of the loss; and `final_error` the mean error, with its sign, at the end: of the
+      last eight points, without those before the last tenth of the steps. Too high is
+      positive.
 
     Example:
       >>> found = errors([2.5, 2.0], [2.0, 2.5])
@@ -278,13 +284,14 @@ def errors(predicted: ArrayLike, losses: ArrayLike) -> dict[str, float]:
     error_P = np.asarray(predicted, np.float64) - losses_P
     variation = np.sum((losses_P - losses_P.mean()) ** 2)
     share_P = np.abs(error_P) / losses_P
+    end = slice(-8, None) if steps is None else ending(steps)
     return dict(
         r2=float(1 - np.sum(error_P**2) / variation) if variation else math.nan,
         mae=float(np.abs(error_P).mean()),
         rmse=float(np.sqrt(np.mean(error_P**2))),
         pred_error=float(share_P.mean()),
         worst_error=float(share_P.max()),
-        final_error=float(error_P[-8:].mean()),
+        final_error=float(error_P[end].mean()),
     )
 
 

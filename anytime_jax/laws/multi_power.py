@@ -61,7 +61,7 @@ class MultiPowerLaw(Law):
     PARAMETERS: ClassVar[tuple[str, ...]] = _ORDER
     CONVENTIONS: ClassVar[tuple[str, ...]] = ("warmup",)
     SHRUNK: ClassVar[tuple[str, ...]] = ("B", "C", "beta", "gamma")
-    # Chosen on the authors' curves of 25M and 100M: from 7 to 45 the unseen ones are
+    # Chosen on the authors' curves of 25M and 100M: from 15 to 45 the unseen ones are
     # predicted better than by the published parameters and by the converged ones, in
     # the worst error and at the end, at both sizes; the sweep is printed by
     # experiments/multi_power_law/ridge.py.

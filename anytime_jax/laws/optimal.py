@@ -99,19 +99,8 @@ def optimal_schedule(
             f"law={type(law).__name__} must be a MultiPowerLaw or a "
             "FunctionalScalingLaw: of the others the best schedule is one sudden fall"
         )
-    weights.require_count("steps", steps, least=2)
-    weights.require_count("warmup_steps", warmup_steps, least=0)
-    if warmup_steps > steps - 2:
-        raise ValueError(
-            f"warmup_steps={warmup_steps} must be at most steps - 2 = {steps - 2}"
-        )
-    if not 0 < peak < math.inf:
-        raise ValueError(f"peak={peak!r} must be a finite number > 0")
-    if not 0 <= floor < peak:
-        raise ValueError(f"floor={floor!r} must be in [0, peak={peak!r})")
     run = dict(warmup_steps=warmup_steps, warmup_start=warmup_start)
-    if not 0 <= warmup_start <= 1:
-        raise ValueError(f"warmup_start={warmup_start!r} must be in [0, 1]")
+    _check(peak, steps, floor, **run)
     if law_error is not None and not 0 <= law_error < math.inf:
         raise ValueError(f"law_error={law_error!r} must be a finite number >= 0")
     ramp_W = _ramp(peak, warmup_steps, warmup_start)
@@ -142,6 +131,9 @@ def final_losses(
 
     Returns:
       float64 [candidates].
+
+    Raises:
+      ValueError: an argument is out of range, or the law does not cover a schedule.
 
     Example:
       >>> law = MultiPowerLaw(3.0, 0.5, 0.5, 400.0, 1.0, 0.5, 0.5)
@@ -268,12 +260,16 @@ def usual_schedules(
       float64 [steps] each: `cosine`, `linear` and, where one of its cooldowns has a
       step and leaves the warmup as it is, `wsd`.
 
+    Raises:
+      ValueError: an argument is out of range.
+
     Example:
       >>> law = MultiPowerLaw(3.0, 0.5, 0.5, 400.0, 1.0, 0.5, 0.5)
       >>> found = usual_schedules(law, peak=3e-4, steps=1000)
       >>> {name: float(rates[500].round(5)) for name, rates in found.items()}
       {'cosine': 0.00015, 'linear': 0.00015, 'wsd': 0.0003}
     """
+    _check(peak, steps, floor, warmup_steps, warmup_start)
     ramp_W = _ramp(peak, warmup_steps, warmup_start)
     # Those of `schedules.cosine` and `schedules.linear`, without what JAX needs to
     # compile them.
@@ -296,6 +292,24 @@ def usual_schedules(
     if cooled:
         found["wsd"] = cooled[int(np.argmin(final_losses(law, cooled, steps)))]
     return found
+
+
+def _check(
+    peak: float, steps: int, floor: float, warmup_steps: int, warmup_start: float
+) -> None:
+    """Refuses a run whose arguments are out of range."""
+    weights.require_count("steps", steps, least=2)
+    weights.require_count("warmup_steps", warmup_steps, least=0)
+    if warmup_steps > steps - 2:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be at most steps - 2 = {steps - 2}"
+        )
+    if not 0 < peak < math.inf:
+        raise ValueError(f"peak={peak!r} must be a finite number > 0")
+    if not 0 <= floor < peak:
+        raise ValueError(f"floor={floor!r} must be in [0, peak={peak!r})")
+    if not 0 <= warmup_start <= 1:
+        raise ValueError(f"warmup_start={warmup_start!r} must be in [0, 1]")
 
 
 def _ramp(peak: float, warmup_steps: int, warmup_start: float) -> np.ndarray:

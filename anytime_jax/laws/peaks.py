@@ -52,7 +52,13 @@ def best_peak(
 
     Raises:
       ValueError: the law does not cover the peak: it is another one, or its prediction
-        falls up to an end of `between`.
+        falls up to an end of `between`; or another argument is out of range.
+
+    Example:
+      >>> law = MultiPowerLaw(2.0, 0.3, 0.4, 300.0, 1e-10, 0.5, gamma=4.0)
+      >>> schedule = schedules.cosine(peak=3e-3, total_steps=400)
+      >>> round(best_peak(law, schedule, steps=400), 1)
+      1.5
     """
     low, high = _ends(between)
     if isinstance(law, AnnealingLaw | SimpleLaw | ForwardMomentumLaw):

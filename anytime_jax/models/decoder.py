@@ -32,6 +32,7 @@ _NORMS = {"layernorm": nnx.LayerNorm, "rmsnorm": nnx.RMSNorm}
 _MLPS = ("gelu", "swiglu")
 _DTYPES = ("float32", "bfloat16")
 _NORM_EPSILON = 1e-5  # OLMo's
+_ROWS = ("data", "fsdp")  # the axes of a mesh that a batch may be split over
 
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines, [1, L, 1, K/2] each
 
@@ -201,13 +202,13 @@ class _Decoder(nnx.Module):
         block, stacked_params = nnx.split(self.layers)
 
         def run_layer(x_BxLxD, params):
-            return nnx.merge(block, params)(x_BxLxD, rotation), None
+            return _split(nnx.merge(block, params)(x_BxLxD, rotation), *_ROWS), None
 
         if c.remat:
             # The two computations of a layer are in different loops, where the compiler
             # cannot merge them; barriers against that would only cost time.
             run_layer = jax.checkpoint(run_layer, prevent_cse=False)
-        x_BxLxD = self.embedding(tokens_BxL)
+        x_BxLxD = _split(self.embedding(tokens_BxL), *_ROWS)
         x_BxLxD, _ = jax.lax.scan(run_layer, x_BxLxD, stacked_params)
         return self.head(self.final_norm(x_BxLxD))
 
@@ -222,7 +223,7 @@ class _Embedding(nnx.Module):
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
         # By default JAX would clamp a token that is too large and wrap a negative one.
         x_BxLxD = (
-            self.table[...]
+            _split(self.table[...], "tensor")
             .at[tokens_BxL]
             .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         )
@@ -304,6 +305,17 @@ class _MLP(nnx.Module):
         if self.gated:
             return self.down(jax.nn.silu(self.gate(x_BxLxD)) * up_BxLxF)
         return self.down(jax.nn.gelu(up_BxLxF, approximate=False))
+
+
+def _split(x: jax.Array, *axes: str) -> jax.Array:
+    """Splits the leading dimension over those axes of the context's mesh, and no other.
+
+    Left alone, the compiler splits the width of activations as that of the weights, and
+    then reduces activations in every product instead of gathering its weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    there = tuple(axis for axis in axes if axis in mesh.auto_axes)
+    return x if not there else jax.lax.with_sharding_constraint(x, jax.P(there))
 
 
 def _norm(c: _Config, size: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:

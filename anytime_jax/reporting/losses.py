@@ -33,7 +33,7 @@ def draw_fits(
 
     The left panel leaves out what is above the losses after a tenth of the longest
     curve; the right one leaves out differences that are over twice as large as 90 % of
-    them.
+    those of every line.
 
     Args:
       lines: by name, at least one.
@@ -55,10 +55,12 @@ def draw_fits(
     shown = [(one.steps, part) for one in lines.values() for part in one[1:]]
     _loss_limits(left, [pair for pair in shown if pair[1] is not None], 0.1)
     right.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    off = [one[1] - one[2] for one in lines.values() if one.measured is not None]
+    off = [
+        np.abs(one[1] - one[2]) for one in lines.values() if one.measured is not None
+    ]
     if off:
-        size = np.abs(np.concatenate(off))
-        most = min(size.max(), 2 * np.quantile(size, 0.9)) or 1e-3
+        # By line, so that none is left out altogether.
+        most = max(min(size.max(), 2 * np.quantile(size, 0.9)) for size in off) or 1e-3
         right.set_ylim(-1.06 * most, 1.06 * most)
     _finish(left, title, "loss: measured wide, predicted thin")
     _finish(right, "Prediction - measurement", "nats")

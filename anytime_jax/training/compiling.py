@@ -38,8 +38,14 @@ def compile_steps(
         ),
         skip_nonfinite=config.nonfinite.policy == "skip",
     )
-    train_step = jax.jit(made, out_shardings=(layout, None), donate_argnums=0)
-    evaluate = jax.jit(evaluation.make_evaluate(recipe.model))
+    train_step = jax.jit(
+        sharding.within(recipe.mesh, made),
+        out_shardings=(layout, None),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(
+        sharding.within(recipe.mesh, evaluation.make_evaluate(recipe.model))
+    )
     like = jax.tree.map(
         lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
         shapes,

@@ -12,13 +12,9 @@ import ml_collections
 import numpy as np
 
 from anytime_jax import schedules
-from anytime_jax.training import keys, snapshots
+from anytime_jax.training import keys, snapshots, verifying
 
 CONFIG_FILE = "config.json"
-
-# Of config.json and of what a run's folder holds; 1 did not say so.
-FORMAT = 2
-_READS = (1, 2)
 
 # What may be different when a run is continued: it changes neither the weights nor
 # what a recorded loss means.
@@ -84,10 +80,10 @@ def read(workdir: str | os.PathLike) -> dict[str, Any]:
         version = content["resolved"].get("format", 1)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: it is not what a run writes") from error
-    if version not in _READS:
+    if version not in verifying.READS:
         raise ValueError(
             f"{path} has format {version!r}; this version of anytime_jax reads "
-            f"{' and '.join(map(str, _READS))}"
+            f"{' and '.join(map(str, verifying.READS))}"
         )
     return content
 
@@ -252,7 +248,7 @@ def write(
         return
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     resolved = {
-        "format": FORMAT,
+        "format": verifying.FORMAT,
         **resolved,
         **_data_before(resolved, workdir),
         "versions": versions(),

@@ -67,10 +67,6 @@ def _is_section(value: Any) -> bool:
     return isinstance(value, ml_collections.ConfigDict)
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and "://" not in value
-
-
 def _optional(rule: _Rule) -> _Rule:
     return dataclasses.replace(rule, optional=True)
 
@@ -122,12 +118,11 @@ _KEYS = dict(
     duration=dict.fromkeys(durations.UNITS, _optional(_AMOUNT)),
     horizons=dict.fromkeys(durations.UNITS, _optional(_AMOUNTS)),
     branch=dict(
-        workdir=_Rule("a path, empty in a run that is no branch", _is_path),
+        workdir=_TEXT,
         step=_whole(0),
         averages=_one_of("restart", "continue", "freeze"),
-        trunk=_Rule(
-            "a dict", _is_section, True
-        ),  # What `branches.with_averages` says of it.
+        # What `branches.with_averages` says of it.
+        trunk=_optional(_Rule("a dict", _is_section)),
     ),
     evaluation=dict(
         points=_whole(1, 10_000),

@@ -43,8 +43,9 @@ class Writer:
             folder.mkdir(parents=True, exist_ok=True)
         with writing(self._path):
             _cut(self._path, resume_step, records)
-            self._file = self._path.open("a")
         self._tensorboard = _TensorBoard(folder / "tensorboard", resume_step)
+        with writing(self._path):
+            self._file = self._path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one record.

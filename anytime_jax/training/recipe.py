@@ -135,7 +135,7 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
 
 
 def build(config: ml_collections.ConfigDict) -> Recipe:
-    """Builds a run from its config.
+    """Builds a run from its config, and checks it against its data.
 
     Args:
       config: as `configs/tiny.py` documents it.
@@ -148,11 +148,8 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
         is.
     """
     config = keys.checked(config)
-    made = plan(config)
-    mesh = sharding.make_mesh(**config.mesh)
-    part = config.batch_size // config.accumulation
-    sharding.check_batch("batch_size / accumulation", part, mesh)
-    sharding.check_batch("evaluation.batch_size", config.evaluation.batch_size, mesh)
+    made = assemble(config)
+    check_evaluation(config, made.mesh)
     vocab_size = data.check(**config.data, sequence_length=config.sequence_length)
     if vocab_size > made.model.vocab_size:
         raise ValueError(
@@ -160,7 +157,30 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
             f"{vocab_size} of the data, of data.source={config.data.source!r} and "
             f"data.tokenizer={config.data.tokenizer!r}"
         )
+    return made
 
+
+def assemble(
+    config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None
+) -> Recipe:
+    """Builds a run from its config, whatever its data.
+
+    Args:
+      config: as `configs/tiny.py` documents it.
+      devices: those of the mesh; all by default.
+
+    Returns:
+      A `Recipe`, whose train step can be compiled; `check_evaluation` is still to be
+      done.
+
+    Raises:
+      ValueError: as for `build`.
+    """
+    config = keys.checked(config)
+    made = plan(config)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    part = config.batch_size // config.accumulation
+    sharding.check_batch("batch_size / accumulation", part, mesh)
     averages = averaging.build(config.averages.to_dict())
     averages |= dict.fromkeys(branches.frozen(config))
     optimizer = make_optimizer(config, made.schedule, averages)
@@ -187,6 +207,13 @@ def build(config: ml_collections.ConfigDict) -> Recipe:
         snapshot_every=every,
         latest_every=config.snapshots.latest_every,
     )
+
+
+def check_evaluation(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> None:
+    """Refuses batches of the evaluation that cannot be split evenly over the mesh."""
+    sharding.check_batch("evaluation.batch_size", config.evaluation.batch_size, mesh)
 
 
 def make_optimizer(

@@ -112,6 +112,25 @@ def gradient_shardings(
     return _shardings(mesh, params, "" if shard_state else None)
 
 
+def within(mesh: jax.sharding.Mesh, function: Callable) -> Callable:
+    """Returns a function for jit that is traced with a mesh as its context.
+
+    A model that asks for the context (`jax.sharding.get_abstract_mesh`) can say how its
+    activations are split over `data`, `fsdp` and `tensor`.
+
+    Args:
+      mesh: from `make_mesh`.
+      function: to be jitted.
+    """
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
 def check_batch(key: str, batch_size: int, mesh: jax.sharding.Mesh) -> None:
     """Refuses a batch that cannot be split evenly over the mesh."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,7 +38,7 @@ class Store:
           Unwritable: the folder cannot be made.
         """
         self._folder = pathlib.Path(workdir).absolute() / snapshots.FOLDER
-        self._saving, self._need = None, 0
+        self._step, self._need, self._saving = 0, 0, False  # of the last save
         with writing(self._folder):
             self._manager = ocp.CheckpointManager(
                 self._folder,
@@ -84,15 +85,16 @@ class Store:
         extra: Mapping[str, Any],
     ) -> None:
         self.wait()
+        self._step = step
         self._need = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
-        self._check_folder(step)
+        self._check_folder()
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:  # Orbax would save nothing.
             raise ValueError(f"step={step} must be above {latest}, the latest snapshot")
         args = _items(trees, {**meta, "step": step}, extra)
-        with self._explained(step):
+        with self._explained():
             self._manager.save(step, args=args)
-        self._saving = step
+        self._saving = True
 
     def check(self) -> None:
         """Finds out what has gone wrong in the background, without waiting.
@@ -100,7 +102,7 @@ class Store:
         Raises:
           Unwritable: a snapshot could not be written, or the folder is gone.
         """
-        if self._saving is None:
+        if not self._saving:
             self._check_there()
         elif not self._manager.is_saving_in_progress():
             self.wait()
@@ -111,18 +113,16 @@ class Store:
         Raises:
           Unwritable: it could not be written.
         """
-        if self._saving is None:
+        if not self._saving:
             return
-        step, self._saving = self._saving, None
-        with self._explained(step):
+        self._saving = False
+        with self._explained():
             self._manager.wait_until_finished()
         self._check_there()
+        stored = snapshots.stored_steps(self._folder.parent)
         # Elsewhere a network file system may show it later.
-        there = not hosts.is_first() or step in snapshots.stored_steps(
-            self._folder.parent
-        )
-        if not there:
-            raise self._unwritable(step, "it is not there after it was written")
+        if hosts.is_first() and self._step not in stored:
+            raise self._unwritable("it is not there after it was written")
 
     def close(self) -> None:
         """Waits, and releases the folder.
@@ -153,31 +153,30 @@ class Store:
     def _list_files(self) -> None:
         """Called when all of a snapshot is written and it gets its name next."""
         if hosts.is_first():
-            # Only one is being written; what an interruption left is removed before.
-            [unnamed] = self._folder.glob("*.orbax-checkpoint-tmp*")
+            [unnamed] = self._folder.glob(f"{self._step}.orbax-checkpoint-tmp*")
             verifying.write_list(unnamed)
 
     @contextlib.contextmanager
-    def _explained(self, step: int) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except jax.errors.JaxRuntimeError:  # such as another process that has ended
             raise
         except Exception as error:
             # What follows a snapshot that is whole is the removal of older ones.
-            if step in snapshots.stored_steps(self._folder.parent):
+            if self._step in snapshots.stored_steps(self._folder.parent):
                 hosts.say(f"{self._folder}: older snapshots stay: {_line(error)}")
                 return
-            self._check_folder(step)
-            raise self._unwritable(step, _line(error)) from error
+            self._check_folder()
+            raise self._unwritable(_line(error)) from error
 
-    def _check_folder(self, step: int) -> None:
+    def _check_folder(self) -> None:
         self._check_there()
         free = shutil.disk_usage(self._folder).free
         if free < self._need:
             raise Unwritable(
-                f"{self._folder}: no room for the snapshot of step {step}, which needs "
-                f"{_bytes(self._need)} where {_bytes(free)} are free; earlier "
+                f"{self._folder}: no room for the snapshot of step {self._step}, which "
+                f"needs {_bytes(self._need)} where {_bytes(free)} are free; earlier "
                 "ones are whole"
             )
 
@@ -185,9 +184,9 @@ class Store:
         if not self._folder.is_dir():
             raise Unwritable(f"{self._folder} is gone: it was removed during the run")
 
-    def _unwritable(self, step: int, reason: str) -> Unwritable:
+    def _unwritable(self, reason: str) -> Unwritable:
         return Unwritable(
-            f"{self._folder}: the snapshot of step {step}, of "
+            f"{self._folder}: the snapshot of step {self._step}, of "
             f"{_bytes(self._need)}, cannot be written: {reason}; earlier ones are "
             "whole"
         )
@@ -267,8 +266,11 @@ def _handlers() -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The first line of what may be many, without TensorStore's list of its options."""
-    return (str(error) or type(error).__name__).split("\n")[0].split(" [")[0][:200]
+    """What has many lines and paths in TensorStore's words, in the system's."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error) or type(error).__name__).split("\n")[0][:200]
 
 
 def _bytes(size: int) -> str:

@@ -55,7 +55,7 @@ def evaluate(
         sharding.shardings(mesh, shapes),
     )
     tokens_NxBxL1 = _validation(config, mesh, workdir)
-    loss = jax.jit(evaluation.make_evaluate(model))
+    loss = jax.jit(sharding.within(mesh, evaluation.make_evaluate(model)))
     return {
         name: float(
             loss(snapshots.restore_weights(workdir, step, name, like), tokens_NxBxL1)
@@ -77,8 +77,8 @@ def load(
       average: `raw` or the name of an average.
 
     Returns:
-      Nested dicts of `np.ndarray`, as the model's `apply` takes them, in the dtype that
-      is stored; they are not to be written to.
+      Nested dicts of `np.ndarray` in the dtype that is stored, which a jitted `apply`
+      takes; they are not to be written to.
 
     Raises:
       ValueError: there is no such run, snapshot or average.
@@ -88,7 +88,7 @@ def load(
 
         params = training.load("demo/trunk", average="uniform")
         model = models.build(json.load(open("demo/trunk/config.json"))["model"])
-        logits_BxLxV = model.apply(params, tokens_BxL)
+        logits_BxLxV = jax.jit(model.apply)(params, tokens_BxL)
     """
     step = last_step(workdir) if step is None else step
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

@@ -18,9 +18,10 @@ from anytime_jax.training import checksums
 
 Tree = Any
 
-# 1 had neither a list of files nor checksums.
+# Of snapshots and of config.json; 1 had neither a list of files nor checksums, and did
+# not say so.
 FORMAT = 2
-_READS = (1, 2)
+READS = (1, 2)
 
 _LIST = "files.json"
 # Of arrays: larger files hold little else, and arrays have checksums of their own.
@@ -137,10 +138,10 @@ def check_format(folder: pathlib.Path, version: int) -> None:
     Raises:
       ValueError: it is not known.
     """
-    if version not in _READS:
+    if version not in READS:
         raise ValueError(
             f"{_name(folder)} has format {version!r}; this version of anytime_jax "
-            f"reads {' and '.join(map(str, _READS))}"
+            f"reads {' and '.join(map(str, READS))}"
         )
 
 

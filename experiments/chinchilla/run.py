@@ -206,6 +206,9 @@ def draw(results: dict, path: pathlib.Path) -> None:
             label=f"{found['points']} points",
         )
     middle.axhline(20, color=looks.RAW, linewidth=1, linestyle="--", label="20")
+    middle.yaxis.set_major_formatter("{x:g}")
+    middle.yaxis.set_minor_formatter("{x:g}")
+    middle.tick_params(axis="y", which="minor", labelsize=looks.FONT - 2)
     middle.legend(fontsize=looks.FONT - 1, frameon=False)
     looks.finish(middle, "Best tokens per parameter", "FLOPs of training", "D / N")
     chosen = [row for row in results.get("porian", []) if row["dataset"] == "rw"]
@@ -216,7 +219,9 @@ def draw(results: dict, path: pathlib.Path) -> None:
         right.plot(row["published"], place, "|", color=looks.FIXED, markersize=12)
     labels = [" ".join(row[k] for k in KEYS[1:]) for row in reversed(chosen)]
     right.set_yticks(range(len(chosen)), labels)
-    looks.finish(right, "Exponent of the best size", "bar: published; dot: ours", "")
+    looks.finish(
+        right, "Exponent of the best size", "RefinedWeb; bar: published; dot: ours", ""
+    )
     right.tick_params(axis="y", labelsize=looks.FONT - 3)
     box = right.get_position()
     right.set_position([box.x0 + 0.055, box.y0, box.width - 0.055, box.height])

@@ -144,7 +144,8 @@ def draw(kept: dict, path: pathlib.Path) -> None:
         top.yaxis.set_major_formatter("{x:g}")
         top.yaxis.set_minor_formatter("{x:g}")
         top.tick_params(which="minor", labelsize=looks.FONT - 2)
-        looks.finish(top, name, "share of the run", "normalised loss" * (column == 0))
+        title = name.replace("_const", ", constant rate")
+        looks.finish(top, title, "share of the run", "normalised loss" * (column == 0))
         bottom.semilogy(
             found.progress[:-1],
             found.spread[:-1],
@@ -159,7 +160,8 @@ def draw(kept: dict, path: pathlib.Path) -> None:
                 label="noise of seeds",
             )
         if found.onset:
-            bottom.axvline(found.onset, color=looks.RAW, linewidth=1, linestyle="--")
+            how = dict(color=looks.RAW, linewidth=1, linestyle="--")
+            bottom.axvline(found.onset, **how, label="onset")
         bottom.set_ylim(1e-4, 5e-2)
         looks.finish(bottom, "", "share of the run", "relative" * (column == 0))
         if column == 0:

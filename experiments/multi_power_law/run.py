@@ -78,7 +78,8 @@ def baselines(measured: dict[str, laws.Curve]) -> dict[str, dict[str, float]]:
             read_CxP = np.array(read)
             covered_P = np.isfinite(read_CxP).any(axis=0)
             predicted_P = np.nanmean(read_CxP[:, covered_P], axis=0)
-            found[key].append(laws.errors(predicted_P, curve.losses[covered_P]))
+            truth = curve.losses[covered_P], curve.steps[covered_P]
+            found[key].append(laws.errors(predicted_P, *truth))
     return {key: laws.average_errors(each) for key, each in found.items()}
 
 
