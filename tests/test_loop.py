@@ -207,9 +207,7 @@ def test_a_bucket_is_no_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^workdir=gs://bucket/run must be a folder"):
         training.prepare(small.config(), "gs://bucket/run")
     branch = small.config(branch__workdir="gs://a/run")
-    with pytest.raises(
-        ValueError, match=r"^branch.workdir='gs://a/run' must be a"
-    ):
+    with pytest.raises(ValueError, match=r"^branch.workdir='gs://a/run' must be a"):
         training.prepare(branch, "run")
     assert not list(tmp_path.iterdir())
 
