@@ -20,8 +20,24 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def start(workdir):
-    return processes.start(processes.flags(workdir))
+# Sends the process that reads the batch of some step a signal.
+INTERRUPTED = """
+import os, signal
+from anytime_jax.data import pipeline
+
+whole = pipeline.Batches.batch
+
+def batch(self, first, size, **rest):
+    if first // size == {step}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return whole(self, first, size, **rest)
+
+pipeline.Batches.batch = batch
+"""
+
+
+def start(workdir, script=""):
+    return processes.start(processes.flags(workdir), script=script)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +74,10 @@ def test_ended_in_every_way_and_started_again(uninterrupted, tmp_path):
         for after in range(done, processes.STEPS, 13)
     )
 
-    process = start(workdir)
-    with processes.reaped(process):
-        last = snapshots.stored_steps(workdir)[-1]
-        processes.wait_until(process, lambda: processes.recorded(workdir, last + 1))
-        process.send_signal(signal.SIGINT)
-        [(code, text)] = processes.ended(process)
-    assert code == 130
+    last = snapshots.stored_steps(workdir)[-1]
+    process = start(workdir, INTERRUPTED.format(step=last + 5))
+    [(code, text)] = processes.ended(process)
+    assert code == 130, text
     stopped = snapshots.stored_steps(workdir)[-1]
     assert last < stopped < processes.STEPS
     line = f"anytime_jax: stopped by SIGINT after step {stopped}, which is saved in "

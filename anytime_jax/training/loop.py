@@ -133,7 +133,7 @@ def _run(
     record = recorder.Recorder(prepared, writer, evaluate, current, start, meta, shares)
     trace = timing.Profile(workdir, start, recipe.total_steps, profile)
 
-    with _ending(store, record, batches, trace):
+    with _ending(workdir, store, record, batches, trace):
         pending = None
         for done, tokens_BxL1 in enumerate(shares.timed("data", batches), start + 1):
             trace.before(done)
@@ -172,24 +172,32 @@ def _run(
 
 
 @contextlib.contextmanager
-def _ending(store, record, batches, trace) -> Iterator[None]:
+def _ending(workdir, store, record, batches, trace) -> Iterator[None]:
     """Ends what runs beside the loop; after a failure without waiting for others."""
+    failed = None
     try:
-        yield
-    except (Preempted, FloatingPointError):
-        # All processes raise these, after the same step.
+        try:
+            yield
+        except (Preempted, FloatingPointError) as error:
+            # All processes raise these, after the same step.
+            failed = error
         for ended in (trace, batches, record, store):
             ended.close()
-        raise
     except BaseException:
         for end in (trace.close, batches.close, record.close, store.abandon):
             # What went wrong first is what has to be told.
             with contextlib.suppress(Exception):
                 end()
         raise
-    else:
-        for ended in (trace, batches, record, store):
-            ended.close()
+    if isinstance(failed, FloatingPointError):
+        # Only now is the last one written.
+        stored = snapshots.stored_steps(workdir)
+        last = f"step {stored[-1]}" if stored else "not there: none was stored"
+        raise FloatingPointError(
+            f"{failed}; the last good snapshot of {workdir!s} is {last}"
+        )
+    if failed:
+        raise failed
 
 
 def _writer(workdir: str | os.PathLike, start: int) -> Any:

@@ -18,7 +18,6 @@ from anytime_jax.training import (
     metrics,
     preparing,
     sharding,
-    snapshots,
     state,
     timing,
     watch,
@@ -77,7 +76,7 @@ class Recorder:
         if skipped:
             values = self._skip(done, values)
         elif not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f"step {done} has {self._not_finite(values)}")
+            raise FloatingPointError(f"step {done} has {_shown(values)}")
         else:
             self.skipped["in_a_row"] = 0
         due = done % self._config.logging.every == 0 or done == self._recipe.total_steps
@@ -140,13 +139,12 @@ class Recorder:
         """Counts an update that was left out; stops at the limit of them in a row."""
         limit = self._config.nonfinite.limit
         self.skipped = {key: count + 1 for key, count in self.skipped.items()}
-        text = self._not_finite(values)
         if self.skipped["in_a_row"] >= limit:
             raise FloatingPointError(
                 f"step {done}: the last {limit} updates were skipped "
-                f"(nonfinite.limit={limit}), this one because it has {text}"
+                f"(nonfinite.limit={limit}), this one for its {_shown(values)}"
             )
-        self._warn(f"step {done} is skipped: it has {text}")
+        self._warn(f"step {done} is skipped for its {_shown(values)}")
         finite = {k: value for k, value in values.items() if math.isfinite(value)}
         return finite | {"train/skipped": 1.0}
 
@@ -154,14 +152,10 @@ class Recorder:
         if hosts.is_first():
             tqdm.tqdm.write(text, file=sys.stderr)
 
-    def _not_finite(self, values: dict[str, float]) -> str:
-        shown = ", ".join(
-            f"{name} {values[f'train/{name}']}"
-            for name in ("loss", "grad_norm", "weight_norm")
-        )
-        stored = snapshots.stored_steps(self._workdir)
-        last = f"step {stored[-1]}" if stored else "not there: none was stored"
-        return f"{shown}; the last good snapshot of {self._workdir!s} is {last}"
+
+def _shown(values: dict[str, float]) -> str:
+    names = ("loss", "grad_norm", "weight_norm")
+    return ", ".join(f"{name} {values[f'train/{name}']}" for name in names)
 
 
 def _starts(
