@@ -11,12 +11,14 @@ goes on although the tokens are not those of the run; --profile writes a trace o
 steps into DIR.
 """
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
 
 import jax
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 
 from anytime_jax import training
 from anytime_jax.commands import config_files
@@ -41,8 +43,11 @@ def run(arguments: Sequence[str]) -> int:
         print(f"usage: python -m anytime_jax {__doc__}", end="")
         return 0
     given = parse(arguments)
-    # Orbax logs tracebacks of what ends as one line here.
-    logging.set_verbosity(logging.FATAL)
+    # Orbax logs tracebacks of what ends as one line here, and so does TensorStore.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _silence_late_writes
     if given.distributed or given.coordinator:
         _join(given)
     try:
@@ -58,6 +63,12 @@ def run(arguments: Sequence[str]) -> int:
         # The others have not failed, and the end of Python would wait for them.
         traceback.print_exc()
         hosts.leave(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _silence_late_writes(unraisable) -> None:
+    """Drops what writes say that end after Orbax has given up all of a snapshot."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def parse(arguments: Sequence[str]) -> flags.FlagValues:
