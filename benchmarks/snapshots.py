@@ -7,8 +7,9 @@ copies, which `training.store` writes into a temporary folder (in DIR; deleted
 afterwards). A step updates all of it, and its state is donated.
 
 * `whole`: a synchronous save, until the snapshot is on disk;
-* `blocked`: what the loop waits in `Store.save`, as a share of it; `checksums` is the
-  part of it that is spent on them;
+* `blocked`: what the loop waits in `Store.save`, as a share of it, of which `own` is
+  processor time of the loop's thread, the rest being waits for a core while the first
+  items are written already; `checksums` is the part that is spent on them;
 * `behind`: how much later the steps beside the writing are done than they would be
   without it, as a share. On a CPU they share its cores, and the writer reads the memory
   of the state in place, so that the first of them has to copy what is donated;
@@ -42,7 +43,16 @@ AVERAGES = {
     "tail": averaging.polynomial(eta=3),
 }
 WIDTH = 1000
-COLUMNS = ("parameters", "state", "whole", "blocked", "checksums", "behind", "read")
+COLUMNS = (
+    "parameters",
+    "state",
+    "whole",
+    "blocked",
+    "own",
+    "checksums",
+    "behind",
+    "read",
+)
 
 
 def make(millions: int):
@@ -116,8 +126,9 @@ def measure(millions: int, rounds: int, folder: str | None) -> None:
             opened.wait()
             whole = time.perf_counter() - start
 
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.thread_time()
             opened.save(current, 10 * number + 2, {})
+            busy = time.thread_time() - busy
             blocked = time.perf_counter() - start
             steps = 0
             while opened._manager.is_saving_in_progress():
@@ -129,17 +140,26 @@ def measure(millions: int, rounds: int, folder: str | None) -> None:
             own, all_ = restored(workdir, 10 * number + 2, "uniform")
             gc.collect()
             if number:
-                values = (whole, blocked / whole, summing / whole, behind / whole)
-                found.append((*values, own, all_))
+                shares = [x / whole for x in (blocked, busy, summing, behind)]
+                found.append((whole, shares, own, all_))
                 show(millions, nbytes, found[-1])
         opened.close()
-    show(millions, nbytes, [statistics.median(x) for x in zip(*found, strict=True)])
+    shares = zip(*(shares for _, shares, _, _ in found), strict=True)
+    show(
+        millions,
+        nbytes,
+        (
+            statistics.median(whole for whole, *_ in found),
+            [statistics.median(share) for share in shares],
+            *found[-1][2:],
+        ),
+    )
 
 
 def show(millions: int, nbytes: int, values) -> None:
-    whole, blocked, summing, behind, own, all_ = values
+    whole, shares, own, all_ = values
     cells = [f"{millions}M", f"{nbytes / 1e9:.2f} GB", f"{whole:.2f} s"]
-    cells += [f"{100 * value:.0f} %" for value in (blocked, summing, behind)]
+    cells += [f"{100 * value:.0f} %" for value in shares]
     cells += [f"{own:.2f} x, {100 * all_:.0f} %", f"{os.getloadavg()[0]:.1f}"]
     print("| " + " | ".join(cells) + " |", flush=True)
 

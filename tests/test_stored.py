@@ -29,7 +29,7 @@ for name in ("raw", "uniform"):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
-    training.train(small.config(mesh__data=2, mesh__fsdp=2, mesh__tensor=2), workdir)
+    training.train(small.config(), workdir)
     return workdir
 
 
