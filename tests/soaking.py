@@ -4,6 +4,7 @@ python -m tests.soaking WORKDIR STEPS prints a JSON list of [step, bytes of resi
 memory, seconds, programs compiled], one for every record of a train step.
 """
 
+import ctypes
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import time
 
 import jax
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from anytime_jax import training
 from anytime_jax.training import metrics
@@ -30,16 +32,32 @@ class Measured(metrics.Writer):
     def write_scalars(self, step, scalars):
         super().write_scalars(step, scalars)
         if "train/loss" in scalars:
-            pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-            memory = pages * os.sysconf("SC_PAGE_SIZE")
-            self.rows.append((step, memory, time.perf_counter(), self._compiled))
+            self.rows.append((step, resident(), time.perf_counter(), self._compiled))
 
     def _listen(self, event, seconds, **_):
         self._compiled += event == _COMPILE
 
 
+def resident():
+    """Bytes of resident memory, without what is free and glibc has not given back."""
+    ctypes.CDLL(None).malloc_trim(0)
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def plug():
+    """Keeps Orbax from asking TensorStore how much it has written.
+
+    TensorStore's Python module (0.1.80 to 0.1.86) never frees what it reports as JSON:
+    0.2 MB a snapshot, in which what this package might leak itself would be lost. As
+    much again stays, for the specifications of the arrays.
+    """
+    assert callable(tensorstore_utils.get_tensorstore_raw_bytes)
+    tensorstore_utils.get_tensorstore_raw_bytes = lambda direction: None
+
+
 def config(steps):
-    """One average of every kind, 200 evaluations, 40 snapshots, 10 horizons."""
+    """One average of every kind, 200 evaluations, 22 snapshots around 6 horizons."""
     made = tiny.get_config()
     made.data.source = "synthetic"
     made.model.update(vocab_size=16, width=8, layers=1, heads=1)
@@ -53,17 +71,18 @@ def config(steps):
         tail=dict(name="tail", start=steps // 50),
         latest=dict(name="latest"),
     )
-    horizons = tuple(range(steps // 10, steps + 1, steps // 10))
+    horizons = tuple(steps // 2**n for n in range(6))
     made.horizons.update(chinchilla=(), steps=horizons)
     made.duration.update(chinchilla=0.0, steps=steps)
     made.evaluation.update(points=200, batches=1, horizon_batches=4, batch_size=8)
-    made.snapshots.update(every=steps // 20, latest_every=0)
+    made.snapshots.update(every=steps // 8, latest_every=0)
     made.logging.every = steps // 1000
     return made.lock()
 
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
+    plug()
     workdir, steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     writer = Measured(workdir)
     training.train(config(steps), workdir, writer)
