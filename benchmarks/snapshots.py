@@ -43,16 +43,7 @@ AVERAGES = {
     "tail": averaging.polynomial(eta=3),
 }
 WIDTH = 1000
-COLUMNS = (
-    "parameters",
-    "state",
-    "whole",
-    "blocked",
-    "own",
-    "checksums",
-    "behind",
-    "read",
-)
+COLUMNS = ("parameters", "state", "whole", "blocked", "own", "checksums", "behind")
 
 
 def make(millions: int):
@@ -171,7 +162,7 @@ def main():
     parser.add_argument("--folder", help="where to write; the system's own by default")
     arguments = parser.parse_args()
     print(f"{machine.describe()}; {arguments.rounds} rounds")
-    columns = (*COLUMNS, "load")
+    columns = (*COLUMNS, "read", "load")
     print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for millions in arguments.millions:
         measure(millions, arguments.rounds, arguments.folder)
