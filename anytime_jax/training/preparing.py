@@ -64,8 +64,10 @@ def prepare(
 def _prepare(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike, changed_data: bool
 ) -> Prepared:
+    _check_address("workdir", workdir)
     _check_folder(workdir)
     config = keys.checked(config)
+    _check_address("branch.workdir", config.branch.workdir)
     config = branches.with_averages(config, workdir)
     recipe = recipe_lib.build(config)
     changed = config_file.check_same_run(config, recipe.total_steps, workdir)
@@ -79,14 +81,17 @@ def _prepare(
     return Prepared(config, workdir, recipe, dataset)
 
 
-def _check_folder(workdir: str | os.PathLike) -> None:
-    """Refuses a folder that cannot be written, without making it."""
-    if "://" in str(workdir):
-        # Of an address `pathlib` would make a local folder on every host.
+def _check_address(key: str, folder: str | os.PathLike) -> None:
+    """Refuses an address, of which `pathlib` would make a local folder on each host."""
+    if "://" in str(folder):
         raise ValueError(
-            f"workdir={workdir!s} must be a folder in a file system that all processes "
+            f"{key}={folder!s} must be a folder in a file system that all processes "
             "share, such as one where the bucket is mounted"
         )
+
+
+def _check_folder(workdir: str | os.PathLike) -> None:
+    """Refuses a folder that cannot be written, without making it."""
     path = pathlib.Path(workdir).absolute()
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
