@@ -62,7 +62,7 @@ def write_run(workdir: pathlib.Path, sizes: dict, number: int) -> None:
             lambda leaf, by=1 + index / 100: leaf * np.float32(by), tree
         )
         store.save_weights(workdir, 100 * index, moved, {"sequences": index})
-    (workdir / "config.json").write_text(json.dumps({"averages": {}}))
+    (workdir / "config.json").write_text(json.dumps({"averages": {}, "resolved": {}}))
 
 
 def files(workdir: pathlib.Path) -> list[pathlib.Path]:
