@@ -145,10 +145,12 @@ def assert_same(workdir, alone):
         assert difference < 1e-5, name
 
 
+@pytest.mark.slow
 def test_two_train_as_one(alone, stopped):
     assert_same(stopped.workdir, alone)
 
 
+@pytest.mark.slow
 def test_each_reads_its_own_part_of_every_batch(killed):
     first, second = (set(rows) for rows in killed.rows)
     batch = small.config().batch_size
@@ -160,6 +162,7 @@ def test_each_reads_its_own_part_of_every_batch(killed):
         assert len(first & {*range(start, start + batch)}) == batch // 2
 
 
+@pytest.mark.slow
 def test_when_one_is_killed_the_other_says_so_and_ends(killed):
     assert killed.codes == (1, -signal.SIGKILL)
     stored = snapshots.stored_steps(killed.workdir)
@@ -172,6 +175,7 @@ def test_when_one_is_killed_the_other_says_so_and_ends(killed):
     assert "Traceback" not in killed.texts[0]
 
 
+@pytest.mark.slow
 def test_started_again_they_go_on_and_stop_together(killed, stopped):
     assert stopped.codes == (143, 143)
     before = snapshots.stored_steps(killed.workdir)[-1]
@@ -183,6 +187,7 @@ def test_started_again_they_go_on_and_stop_together(killed, stopped):
     assert first_rows == before * small.config().batch_size
 
 
+@pytest.mark.slow
 def test_only_the_first_writes_and_speaks(stopped):
     assert "step/s" in stopped.texts[0]
     assert "step/s" not in stopped.texts[1]
@@ -193,6 +198,7 @@ def test_only_the_first_writes_and_speaks(stopped):
     assert len(list((stopped.workdir / "tensorboard").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began(alone, stopped, tmp_path):
     workdir = until(stopped.workdir, 6, tmp_path / "run")
     training.train(small.config(duration__steps=STEPS, **OPTIONS), workdir)

@@ -24,7 +24,13 @@ from tests import small
 STEPS = 100
 ALONE = (1, 1, 1)
 SPLIT = "shard_state"  # optimizer and averages over data too
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8), (2, 2, 2, SPLIT)]
+MESHES = [
+    (8, 1, 1),
+    pytest.param((2, 4, 1), marks=pytest.mark.slow),
+    (2, 2, 2),
+    pytest.param((1, 1, 8), marks=pytest.mark.slow),
+    pytest.param((2, 2, 2, SPLIT), marks=pytest.mark.slow),
+]
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -170,13 +176,7 @@ def test_the_step_is_compiled_once(run, mesh):
     assert run(mesh).compiled == ["jit(train_step)"]
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        mesh if mesh[:3] == (2, 2, 2) else pytest.param(mesh, marks=pytest.mark.slow)
-        for mesh in MESHES
-    ],
-)
+@pytest.mark.parametrize("mesh", MESHES)
 def test_tracking_sends_nothing(run, mesh):
     sent = run(mesh).sent
     assert sent["all-reduce"] > (0, 0)
