@@ -30,9 +30,9 @@ bench: install
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/snapshots.py
-	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/laws.py
 	$(BIN)/python benchmarks/laws_chinchilla.py
+	$(BIN)/python benchmarks/faults.py
 
 .PHONY: install demo test test-slow lint bench
