@@ -1,0 +1,95 @@
+"""The loss on groups of validation documents, the same for every set of weights.
+
+A document is in one group, so the groups differ as independent draws of documents do,
+and 64 numbers for each evaluation give the standard error of any difference.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from anytime_jax import data, models
+
+SEQUENCES = 8192  # of the validation set, evenly spaced
+GROUPS = 64
+_BATCH = 64  # sequences
+_END = 0  # of a document, in the bytes tokenizer
+
+Tree = Any
+
+
+class Documents:
+    """The validation set, by group of documents."""
+
+    def __init__(self, config: Any, sequences: int = SEQUENCES):
+        """Reads it.
+
+        Args:
+          config: of any run.
+          sequences: how many, evenly spaced over the set.
+        """
+        dataset = data.load(
+            **config.data, sequence_length=config.sequence_length, seed=config.seed
+        )
+        validation = dataset.validation
+        whole_NxL1 = validation.batch(0, len(validation))
+        # A token belongs to the document whose end comes next, its end included.
+        ends_NxL = whole_NxL1[:, 1:] == _END
+        before_NxL = np.cumsum(ends_NxL).reshape(ends_NxL.shape) - ends_NxL
+        chosen = np.linspace(0, len(validation), sequences, endpoint=False).astype(int)
+        self.documents = len(np.unique(before_NxL[chosen]))
+        of_NxL = before_NxL[chosen] % GROUPS
+        self.counts_G = np.bincount(of_NxL.ravel(), minlength=GROUPS)
+        shape = (sequences // _BATCH, _BATCH, -1)
+        self._tokens = jnp.asarray(whole_NxL1[chosen]).reshape(shape)
+        self._of = jnp.asarray(of_NxL).reshape(shape)
+        model = models.build(config.model.to_dict())
+        self._sums = jax.jit(functools.partial(_sums, model))
+
+    def losses(self, params: Tree) -> np.ndarray:
+        """Returns the mean loss of each group, in nats per token.
+
+        Args:
+          params: the weights.
+        """
+        sums_G = np.asarray(self._sums(params, self._tokens, self._of), np.float64)
+        return sums_G / self.counts_G
+
+
+def mean(losses_G: np.ndarray, counts_G: np.ndarray) -> float:
+    """Returns the loss per token."""
+    return float(np.dot(losses_G, counts_G) / counts_G.sum())
+
+
+def standard_error(differences_G: np.ndarray, counts_G: np.ndarray) -> float:
+    """Returns the standard error of a mean difference per token, over documents.
+
+    Documents, not tokens, are what was drawn: that of a ratio of sums over groups.
+
+    Args:
+      differences_G: of the losses of each group.
+      counts_G: their tokens.
+    """
+    count = len(counts_G)
+    apart_G = counts_G * (differences_G - mean(differences_G, counts_G))
+    variance = count / (count - 1) * np.sum(apart_G**2)
+    return float(np.sqrt(variance) / counts_G.sum())
+
+
+def _sums(model, params, tokens_NxBxL1, of_NxBxL) -> jax.Array:
+    """The summed loss of each group."""
+
+    def add(total_G, batch):
+        tokens_BxL1, of_BxL = batch
+        logits_BxLxV = model.apply(params, tokens_BxL1[:, :-1])
+        losses_BxL = optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits_BxLxV, tokens_BxL1[:, 1:]
+        )
+        return total_G.at[of_BxL].add(losses_BxL), None
+
+    total_G, _ = jax.lax.scan(add, jnp.zeros(GROUPS), (tokens_NxBxL1, of_NxBxL))
+    return total_G

@@ -1,0 +1,141 @@
+"""One run with averages against runs tuned for every horizon, 1x to 32x Chinchilla.
+
+    python -m experiments.anytime_vs_cosine.run --workers=2   # hours, on 2 cores
+    python -m experiments.anytime_vs_cosine.run --list        # what is left to do
+    python -m experiments.anytime_vs_cosine.run --quick       # a smoke test
+
+Every finished job is a file in results/, and is not done again; an interrupted one goes
+on where it was. Machines that share nothing take parts by --only=GLOB, of names, or by
+--shard=I/N, and copy their results together; what is to be done on other seeds follows
+from the results of seed 0 and is known when these are there.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import zlib
+
+import jax
+
+from experiments.anytime_vs_cosine import documents as documents_lib
+from experiments.anytime_vs_cosine import protocol, selection, work
+from experiments.anytime_vs_cosine.protocol import Job
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def read(folder: pathlib.Path) -> dict[Job, dict]:
+    """Returns the results that are there, by job."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        found[Job(**result["job"])] = result
+    return found
+
+
+def losses(results: dict[Job, dict]) -> selection.Results:
+    """Returns the losses of results, with multiples of 1x as numbers."""
+    return {
+        job: {
+            name: {int(times): loss for times, loss in of.items()}
+            for name, of in result["losses"].items()
+        }
+        for job, result in results.items()
+    }
+
+
+def pending(options: argparse.Namespace) -> list[Job]:
+    """Returns the jobs that are this machine's and not done."""
+    results = read(options.results)
+    jobs = [job for job in selection.wanted(losses(results)) if job not in results]
+    index, count = map(int, options.shard.split("/"))
+    # By name, so that it does not depend on what is done already.
+    return [
+        job
+        for job in jobs
+        if zlib.crc32(job.name.encode()) % count == index - 1
+        and fnmatch.fnmatch(job.name, options.only)
+    ]
+
+
+def do(options: argparse.Namespace) -> None:
+    """Does jobs until none is left that another worker has not claimed."""
+    # What the runs have in common, such as their evaluation, is compiled once.
+    jax.config.update("jax_compilation_cache_dir", str(options.out / ".compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    documents = documents_lib.Documents(protocol.config(protocol.grid()[0]))
+    while True:
+        for job in pending(options):
+            claim = work.claim(options.out / "claims" / job.name)
+            path = options.results / f"{job.name}.json"
+            if not claim:
+                continue
+            with claim:
+                if path.exists():
+                    continue
+                start = time.perf_counter()
+                result = work.execute(job, options.out, documents)
+                work.write(result, path)
+                if options.discard:
+                    work.discard(job, options.out)
+                minutes = (time.perf_counter() - start) / 60
+                print(f"{job.name}: {minutes:.1f} minutes", flush=True)
+            break
+        else:
+            return
+
+
+def work_together(options: argparse.Namespace) -> int:
+    """Starts workers, each on a core of its own, and waits for them."""
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--workers")]
+    command = [sys.executable, "-m", "experiments.anytime_vs_cosine.run", *arguments]
+    cores = sorted(os.sched_getaffinity(0))
+    processes = [
+        subprocess.Popen(
+            command,
+            preexec_fn=lambda i=i: os.sched_setaffinity(0, {cores[i % len(cores)]}),
+        )
+        for i in range(options.workers)
+    ]
+    return max(process.wait() for process in processes)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=pathlib.Path, default="runs/anytime_vs_cosine")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--only", default="*", help="names of jobs, as a glob")
+    parser.add_argument("--shard", default="1/1", help="I/N: the Ith of N parts")
+    parser.add_argument("--workers", type=int, default=1, help="each on its own core")
+    parser.add_argument("--discard", action="store_true", help="runs that are done")
+    parser.add_argument("--list", action="store_true", help="say what is left to do")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Does what is left to do."""
+    options = parse()
+    options.out = options.out.absolute()
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.list:
+        jobs = pending(options)
+        for job in jobs:
+            print(f"{job.name:48} {job.cost:6.1f}")
+        print(f"{len(jobs)} jobs, {sum(job.cost for job in jobs):.0f} times 1x")
+    elif options.workers > 1:
+        return work_together(options)
+    else:
+        do(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

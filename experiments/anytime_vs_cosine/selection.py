@@ -1,0 +1,185 @@
+"""From results to what to train next: larger grids, and the choice for other seeds.
+
+What is chosen depends on the results of seed 0 alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from experiments.anytime_vs_cosine import protocol
+from experiments.anytime_vs_cosine.protocol import Job
+
+# From the job to the losses of its exits by multiples of 1x.
+Results = Mapping[Job, Mapping[str, Mapping[int, float]]]
+
+AVERAGES = ("ema6_25", "ema12_5", "ema25", "ema50", "ema100", "uniform", "power10")
+FAMILIES = {
+    "average": AVERAGES,
+    "merge": protocol.MERGES,
+    "cooldown_10": ("cooldown_10",),
+    "cooldown_20": ("cooldown_20",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """An anytime method with all of its choices: a run and one exit from it."""
+
+    job: Job
+    exit: str
+
+
+def tuned(results: Results, schedules: Iterable[str], batch: int) -> dict[int, Job]:
+    """Returns the best fixed-horizon run of seed 0 at each horizon.
+
+    Args:
+      results: the results.
+      schedules: those to choose from.
+      batch: in multiples of the usual one.
+    """
+    best: dict[int, tuple[float, Job]] = {}
+    for job, losses in results.items():
+        if job.schedule in schedules and job.batch == batch and job.seed == 0:
+            pair = losses["raw"][job.times], job
+            best[job.times] = min(best.get(job.times, (math.inf, job)), pair)
+    return {times: job for times, (_, job) in sorted(best.items())}
+
+
+def envelope(
+    results: Results, schedules: Iterable[str], batch: int
+) -> dict[int, float]:
+    """Returns the lowest loss of fixed-horizon runs of seed 0 at each horizon."""
+    runs = tuned(results, schedules, batch)
+    return {times: results[job]["raw"][times] for times, job in runs.items()}
+
+
+def choose(
+    results: Results, schedule: str, family: str, batch: int = 1
+) -> tuple[Setting, float]:
+    """Returns the setting of smallest worst regret on seed 0, and this regret.
+
+    Args:
+      results: the results.
+      schedule: of the trunk.
+      family: one of `FAMILIES`.
+      batch: in multiples of the usual one.
+    """
+    ranked = worst_regrets(results, schedule, FAMILIES[family], batch)
+    setting = min(ranked, key=ranked.get)
+    return setting, ranked[setting]
+
+
+def worst_regrets(
+    results: Results, schedule: str, exits: Iterable[str], batch: int = 1
+) -> dict[Setting, float]:
+    """Returns the worst regret of every setting, against the better envelope."""
+    best = envelope(results, protocol.ENVELOPE, batch)
+    found = {}
+    for job, losses in results.items():
+        if (job.schedule, job.batch, job.seed) == (schedule, batch, 0):
+            for name in exits:
+                if set(best) <= set(losses.get(name, {})):
+                    regrets = [losses[name][times] - best[times] for times in best]
+                    found[Setting(job, name)] = max(regrets)
+    return found
+
+
+def wanted(results: Results) -> list[Job]:
+    """Returns the jobs that can be done now, those that are done included.
+
+    First the grid; then its extension, as long as an optimum is at its edge; then the
+    other beta2 at the chosen peaks; then what is chosen, on the other seeds.
+    """
+    jobs = []
+    for batch in (1, protocol.LARGE):
+        jobs += _of_batch(results, batch)
+    return jobs
+
+
+def _of_batch(results: Results, batch: int) -> list[Job]:
+    jobs = protocol.grid(batch)
+    if not set(jobs) <= set(results):
+        return jobs
+    extension = _extension(results, batch)
+    done = [job for job in results if (job.batch, job.seed) == (batch, 0)]
+    if extension:
+        return [*jobs, *done, *protocol.longest_first(extension)]
+    others = [] if batch > 1 else _other_beta2(results)
+    if not set(others) <= set(results):
+        return [*jobs, *done, *others]
+    return [*jobs, *done, *_other_seeds(results, batch)]
+
+
+def _extension(results: Results, batch: int) -> list[Job]:
+    """The next peak wherever the best one is the largest or the smallest tried."""
+    found = []
+    for schedule in protocol.ENVELOPE:
+        for job in tuned(results, [schedule], batch).values():
+            found += _beyond(results, job)
+    for schedule in protocol.TRUNKS:
+        for family in _families(batch):
+            setting, _ = choose(results, schedule, family, batch)
+            found += _beyond(results, setting.job)
+    return list(dict.fromkeys(found))
+
+
+def _beyond(results: Results, best: Job) -> list[Job]:
+    peaks = [
+        job.peak for job in results if dataclasses.replace(job, peak=best.peak) == best
+    ]
+    if best.peak == max(peaks):
+        return [dataclasses.replace(best, peak=2 * best.peak)]
+    if best.peak == min(peaks):
+        return [dataclasses.replace(best, peak=best.peak / 2)]
+    return []
+
+
+def _families(batch: int) -> list[str]:
+    """Cooldowns are tried with the usual batch."""
+    return list(FAMILIES) if batch == 1 else ["average", "merge"]
+
+
+def _other_beta2(results: Results) -> list[Job]:
+    """The other values at the peak at which an average is best with the usual one."""
+    found = []
+    for schedule in protocol.TRUNKS:
+        ranked = worst_regrets(results, schedule, AVERAGES)
+        usual = {
+            s: worst for s, worst in ranked.items() if s.job.beta2 == protocol.BETA2
+        }
+        best = min(usual, key=usual.get).job.setting
+        found += [
+            dataclasses.replace(best, beta2=value) for value in protocol.OTHER_BETA2
+        ]
+    return found
+
+
+def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:
+    """Returns the setting of every anytime method, by trunk and family."""
+    return {
+        (schedule, family): choose(results, schedule, family, batch)[0]
+        for schedule in protocol.TRUNKS
+        for family in _families(batch)
+    }
+
+
+def _other_seeds(results: Results, batch: int) -> list[Job]:
+    """What is chosen on seed 0, on the others."""
+    cooled = {
+        setting.job.setting: any(
+            other.job.setting == setting.job.setting and "cooldown" in other.exit
+            for other in methods(results, batch).values()
+        )
+        for setting in methods(results, batch).values()
+    }
+    chosen = [dataclasses.replace(job, cooldowns=c) for job, c in cooled.items()]
+    for schedule in protocol.ENVELOPE:
+        chosen += tuned(results, [schedule], batch).values()
+    if batch == 1:
+        longest = tuned(results, ["cosine"], batch)[protocol.TIMES[-1]]
+        chosen.append(dataclasses.replace(longest, schedule="restarts"))
+    jobs = [
+        dataclasses.replace(job, seed=seed) for job in chosen for seed in protocol.SEEDS
+    ]
+    return protocol.longest_first(jobs)
