@@ -7,20 +7,14 @@ import ml_collections
 
 from configs import small
 
-TIMES = (1, 2, 4, 8, 16, 32)  # the horizons, in multiples of 1x
-BETA2 = 0.98
-OTHER_BETA2 = (0.95, 0.99)
-PEAKS = (5e-3, 1e-2, 2e-2, 4e-2)  # to begin with; extended while the best is an edge
+TOKENS_PER_STEP = 1024
 TRUNKS = ("constant", "inverse_sqrt")
 ENVELOPE = ("cosine", "linear")
-SEEDS = (1, 2, 3)
 
 # The paper's batch of 4096 sequences instead of 256: 1x is 782 steps of which 500 warm
 # up, and its longest run is 16x.
 LARGE = 16
-LARGE_TIMES = TIMES[:-1]
-LARGE_PEAKS = (1e-2, 2e-2, 4e-2, 8e-2)
-LARGE_WARMUP = 500 / 782
+_LARGE_WARMUP = 500 / 782
 
 # Of a horizon, in percent; 10 is the paper's, 20 the better one of Haegele et al.
 COOLDOWNS = {
@@ -28,6 +22,56 @@ COOLDOWNS = {
     "cooldown_20": dict(percent=20, shape="1-sqrt", final_fraction=0.0),
 }
 MERGES = ("window_10", "window_20", "wsm_25", "wsm_50")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is varied.
+
+    Attributes:
+      times: the horizons, in multiples of 1x, ascending.
+      peaks: to begin with, by batch in multiples of the usual one; a factor 2 apart.
+      extends: whether to go on beyond the peaks while the best one is at their edge.
+      beta2: of Adam.
+      other_beta2: what is tried at the peak that is best for an average.
+      seeds: those that nothing is chosen on; everything is chosen on seed 0.
+      steps_1x: the steps of 1x with the usual batch.
+    """
+
+    times: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    peaks: tuple[tuple[int, tuple[float, ...]], ...] = (
+        (1, (5e-3, 1e-2, 2e-2, 4e-2)),
+        (LARGE, (1e-2, 2e-2, 4e-2, 8e-2)),
+    )
+    extends: bool = True
+    beta2: float = 0.98
+    other_beta2: tuple[float, ...] = (0.95, 0.99)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    steps_1x: int = small.STEPS_1X
+
+    @property
+    def batches(self) -> list[int]:
+        """In multiples of the usual one."""
+        return [batch for batch, _ in self.peaks]
+
+    def horizons(self, batch: int) -> tuple[int, ...]:
+        """Returns the horizons with a batch, in multiples of 1x."""
+        return self.times if batch == 1 else self.times[:-1]
+
+    def envelope(self, batch: int) -> tuple[str, ...]:
+        """Returns the fixed-horizon schedules; with a large batch the paper's alone."""
+        return ENVELOPE if batch == 1 else ENVELOPE[:1]
+
+
+FULL = Protocol()
+QUICK = Protocol(
+    times=(1, 2),
+    peaks=((1, (2e-2,)),),
+    extends=False,
+    other_beta2=(),
+    seeds=(1,),
+    steps_1x=48,
+)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -42,15 +86,17 @@ class Job:
       batch: its batch in multiples of the usual one.
       seed: of initialisation and of the order of the data.
       cooldowns: whether to branch cooldowns off it.
+      steps_1x: the steps of 1x with the usual batch.
     """
 
     schedule: str
     times: int
     peak: float
-    beta2: float = BETA2
+    beta2: float
     batch: int = 1
     seed: int = 0
     cooldowns: bool = False
+    steps_1x: int = small.STEPS_1X
 
     @property
     def name(self) -> str:
@@ -72,15 +118,15 @@ class Job:
         """Whether it has averages, and branches."""
         return self.schedule in TRUNKS
 
-    @property
-    def steps_1x(self) -> int:
-        """The steps of 1x."""
-        return small.STEPS_1X // self.batch
+    def steps(self, times: float) -> int:
+        """Returns the steps of so many times 1x."""
+        return round(times * self.steps_1x / self.batch)
 
     @property
     def horizons(self) -> dict[int, int]:
         """From multiples of 1x to steps, up to its length."""
-        return {times: times * self.steps_1x for times in TIMES if times <= self.times}
+        known = [times for times in FULL.times if times <= self.times]
+        return {times: self.steps(times) for times in known}
 
     @property
     def cost(self) -> float:
@@ -96,18 +142,22 @@ def config(job: Job) -> ml_collections.ConfigDict:
     made.seed = job.seed
     made.batch_size *= job.batch
     made.optimizer.b2 = job.beta2
-    made.schedule.peak = job.peak
-    made.duration.steps = job.times * job.steps_1x
+    made.duration.steps = job.steps(job.times)
     made.horizons.steps = tuple(job.horizons.values())
-    if job.is_trunk:
-        made.snapshots.every = job.steps_1x // 8
-    else:  # what is needed after an interruption, and the horizons
-        made.snapshots.update(every=made.duration.steps, latest_every=job.steps_1x)
+    made.logging.every = max(1, made.logging.every // job.batch)
+    schedule = made.schedule
+    schedule.peak = job.peak
+    # All that the schedule says in steps becomes shorter with 1x.
+    for key in ("warmup_steps", "offset", "period"):
+        if key in schedule:
+            steps = schedule[key] * job.steps(1) / small.STEPS_1X
+            schedule[key] = steps if key == "offset" else round(steps)
     if job.batch > 1:
-        made.schedule.warmup_steps = round(LARGE_WARMUP * job.steps_1x)
-        if "offset" in made.schedule:
-            made.schedule.offset /= job.batch
-        made.logging.every = max(1, made.logging.every // job.batch)
+        schedule.warmup_steps = round(_LARGE_WARMUP * job.steps(1))
+    if job.is_trunk:
+        made.snapshots.every = job.steps(1 / 8)
+    else:  # what is needed after an interruption, and the horizons
+        made.snapshots.update(every=made.duration.steps, latest_every=job.steps(1))
     return made
 
 
@@ -135,18 +185,23 @@ def cooldown_config(
     return made
 
 
-def grid(batch: int = 1) -> list[Job]:
-    """Returns the runs to begin with, all of seed 0."""
-    peaks, times = (PEAKS, TIMES) if batch == 1 else (LARGE_PEAKS, LARGE_TIMES)
-    trunks = [
-        Job(schedule, times[-1], peak, batch=batch, cooldowns=batch == 1)
-        for schedule in TRUNKS
-        for peak in peaks
-    ]
-    envelope = ENVELOPE if batch == 1 else ENVELOPE[:1]
+def grid(plan: Protocol, batch: int) -> list[Job]:
+    """Returns the runs to begin with, all of seed 0.
+
+    Args:
+      plan: what is varied.
+      batch: in multiples of the usual one.
+    """
+    times, peaks = plan.horizons(batch), dict(plan.peaks)[batch]
+
+    def job(schedule: str, length: int, peak: float, cooldowns: bool = False) -> Job:
+        made = Job(schedule, length, peak, plan.beta2, batch, cooldowns=cooldowns)
+        return dataclasses.replace(made, steps_1x=plan.steps_1x)
+
+    trunks = [job(s, times[-1], peak, batch == 1) for s in TRUNKS for peak in peaks]
     fixed = [
-        Job(schedule, length, peak, batch=batch)
-        for schedule in envelope
+        job(s, length, peak)
+        for s in plan.envelope(batch)
         for length in times
         for peak in peaks
     ]

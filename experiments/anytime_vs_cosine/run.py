@@ -22,12 +22,14 @@ import zlib
 
 import jax
 
+from anytime_jax import training
 from experiments.anytime_vs_cosine import documents as documents_lib
 from experiments.anytime_vs_cosine import protocol, selection, work
 from experiments.anytime_vs_cosine.protocol import Job
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
+_PATIENCE = 10.0  # seconds between looks at what other workers have done
 
 
 def read(folder: pathlib.Path) -> dict[Job, dict]:
@@ -39,56 +41,49 @@ def read(folder: pathlib.Path) -> dict[Job, dict]:
     return found
 
 
-def losses(results: dict[Job, dict]) -> selection.Results:
-    """Returns the losses of results, with multiples of 1x as numbers."""
-    return {
-        job: {
-            name: {int(times): loss for times, loss in of.items()}
-            for name, of in result["losses"].items()
-        }
-        for job, result in results.items()
-    }
-
-
 def pending(options: argparse.Namespace) -> list[Job]:
     """Returns the jobs that are this machine's and not done."""
     results = read(options.results)
-    jobs = [job for job in selection.wanted(losses(results)) if job not in results]
+    wanted = selection.wanted(selection.losses(results), options.plan)
     index, count = map(int, options.shard.split("/"))
     # By name, so that it does not depend on what is done already.
     return [
         job
-        for job in jobs
-        if zlib.crc32(job.name.encode()) % count == index - 1
+        for job in wanted
+        if job not in results
+        and zlib.crc32(job.name.encode()) % count == index - 1
         and fnmatch.fnmatch(job.name, options.only)
     ]
 
 
 def do(options: argparse.Namespace) -> None:
-    """Does jobs until none is left that another worker has not claimed."""
+    """Does jobs until none is left; those of other workers may lead to more."""
     # What the runs have in common, such as their evaluation, is compiled once.
     jax.config.update("jax_compilation_cache_dir", str(options.out / ".compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    documents = documents_lib.Documents(protocol.config(protocol.grid()[0]))
-    while True:
-        for job in pending(options):
-            claim = work.claim(options.out / "claims" / job.name)
-            path = options.results / f"{job.name}.json"
-            if not claim:
-                continue
-            with claim:
-                if path.exists():
-                    continue
-                start = time.perf_counter()
-                result = work.execute(job, options.out, documents)
-                work.write(result, path)
-                if options.discard:
-                    work.discard(job, options.out)
-                minutes = (time.perf_counter() - start) / 60
-                print(f"{job.name}: {minutes:.1f} minutes", flush=True)
-            break
+    first = protocol.grid(options.plan, 1)[0]
+    documents = documents_lib.Documents(protocol.config(first))
+    while jobs := pending(options):
+        for job in jobs:
+            if claim := work.claim(options.out / "claims" / job.name):
+                with claim:
+                    _do(job, options, documents)
+                break
         else:
-            return
+            time.sleep(_PATIENCE)
+
+
+def _do(
+    job: Job, options: argparse.Namespace, documents: documents_lib.Documents
+) -> None:
+    path = options.results / f"{job.name}.json"
+    if path.exists():  # Done between the list and the claim.
+        return
+    start = time.perf_counter()
+    work.write(work.execute(job, options.out, documents), path)
+    if options.discard:
+        work.discard(job, options.out)
+    print(f"{job.name}: {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
 
 
 def work_together(options: argparse.Namespace) -> int:
@@ -111,11 +106,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, default="runs/anytime_vs_cosine")
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--results", type=pathlib.Path, help="here by default")
     parser.add_argument("--only", default="*", help="names of jobs, as a glob")
     parser.add_argument("--shard", default="1/1", help="I/N: the Ith of N parts")
     parser.add_argument("--workers", type=int, default=1, help="each on its own core")
     parser.add_argument("--discard", action="store_true", help="runs that are done")
+    parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--list", action="store_true", help="say what is left to do")
     return parser.parse_args()
 
@@ -123,7 +119,10 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Does what is left to do."""
     options = parse()
-    options.out = options.out.absolute()
+    options.plan = protocol.QUICK if options.quick else protocol.FULL
+    options.out = options.out.absolute() / ("quick" if options.quick else "")
+    if not options.results:
+        options.results = options.out / "results" if options.quick else RESULTS
     options.results.mkdir(parents=True, exist_ok=True)
     if options.list:
         jobs = pending(options)
@@ -133,7 +132,11 @@ def main() -> int:
     elif options.workers > 1:
         return work_together(options)
     else:
-        do(options)
+        try:
+            do(options)
+        except training.Preempted as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.signal
     return 0
 
 

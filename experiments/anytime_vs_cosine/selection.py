@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from experiments.anytime_vs_cosine import protocol
-from experiments.anytime_vs_cosine.protocol import Job
+from experiments.anytime_vs_cosine.protocol import Job, Protocol
 
 # From the job to the losses of its exits by multiples of 1x.
 Results = Mapping[Job, Mapping[str, Mapping[int, float]]]
@@ -28,6 +28,17 @@ class Setting:
 
     job: Job
     exit: str
+
+
+def losses(results: Mapping[Job, dict]) -> Results:
+    """Returns the losses of results as they are stored, horizons as numbers."""
+    return {
+        job: {
+            name: {int(times): loss for times, loss in of.items()}
+            for name, of in result["losses"].items()
+        }
+        for job, result in results.items()
+    }
 
 
 def tuned(results: Results, schedules: Iterable[str], batch: int) -> dict[int, Job]:
@@ -85,30 +96,31 @@ def worst_regrets(
     return found
 
 
-def wanted(results: Results) -> list[Job]:
+def wanted(results: Results, plan: Protocol) -> list[Job]:
     """Returns the jobs that can be done now, those that are done included.
 
     First the grid; then its extension, as long as an optimum is at its edge; then the
     other beta2 at the chosen peaks; then what is chosen, on the other seeds.
+
+    Args:
+      results: the results.
+      plan: what is varied.
     """
-    jobs = []
-    for batch in (1, protocol.LARGE):
-        jobs += _of_batch(results, batch)
-    return jobs
+    return [job for batch in plan.batches for job in _of_batch(results, plan, batch)]
 
 
-def _of_batch(results: Results, batch: int) -> list[Job]:
-    jobs = protocol.grid(batch)
+def _of_batch(results: Results, plan: Protocol, batch: int) -> list[Job]:
+    jobs = protocol.grid(plan, batch)
     if not set(jobs) <= set(results):
         return jobs
-    extension = _extension(results, batch)
+    extension = _extension(results, batch) if plan.extends else []
     done = [job for job in results if (job.batch, job.seed) == (batch, 0)]
     if extension:
         return [*jobs, *done, *protocol.longest_first(extension)]
-    others = [] if batch > 1 else _other_beta2(results)
+    others = [] if batch > 1 else _other_beta2(results, plan)
     if not set(others) <= set(results):
         return [*jobs, *done, *others]
-    return [*jobs, *done, *_other_seeds(results, batch)]
+    return [*jobs, *done, *_other_seeds(results, plan, batch)]
 
 
 def _extension(results: Results, batch: int) -> list[Job]:
@@ -140,18 +152,14 @@ def _families(batch: int) -> list[str]:
     return list(FAMILIES) if batch == 1 else ["average", "merge"]
 
 
-def _other_beta2(results: Results) -> list[Job]:
+def _other_beta2(results: Results, plan: Protocol) -> list[Job]:
     """The other values at the peak at which an average is best with the usual one."""
     found = []
     for schedule in protocol.TRUNKS:
         ranked = worst_regrets(results, schedule, AVERAGES)
-        usual = {
-            s: worst for s, worst in ranked.items() if s.job.beta2 == protocol.BETA2
-        }
+        usual = {s: worst for s, worst in ranked.items() if s.job.beta2 == plan.beta2}
         best = min(usual, key=usual.get).job.setting
-        found += [
-            dataclasses.replace(best, beta2=value) for value in protocol.OTHER_BETA2
-        ]
+        found += [dataclasses.replace(best, beta2=value) for value in plan.other_beta2]
     return found
 
 
@@ -164,7 +172,7 @@ def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:
     }
 
 
-def _other_seeds(results: Results, batch: int) -> list[Job]:
+def _other_seeds(results: Results, plan: Protocol, batch: int) -> list[Job]:
     """What is chosen on seed 0, on the others."""
     cooled = {
         setting.job.setting: any(
@@ -177,9 +185,9 @@ def _other_seeds(results: Results, batch: int) -> list[Job]:
     for schedule in protocol.ENVELOPE:
         chosen += tuned(results, [schedule], batch).values()
     if batch == 1:
-        longest = tuned(results, ["cosine"], batch)[protocol.TIMES[-1]]
+        longest = tuned(results, ["cosine"], batch)[plan.times[-1]]
         chosen.append(dataclasses.replace(longest, schedule="restarts"))
     jobs = [
-        dataclasses.replace(job, seed=seed) for job in chosen for seed in protocol.SEEDS
+        dataclasses.replace(job, seed=seed) for job in chosen for seed in plan.seeds
     ]
     return protocol.longest_first(jobs)

@@ -88,7 +88,7 @@ def _exits(job: Job, folder: pathlib.Path) -> dict[str, dict[int, Callable[[], T
             add(name, times, training.load, trunk, steps, name)
         if job.is_trunk:
             for name in protocol.MERGES:
-                add(name, times, _merged, trunk, name, steps, job.steps_1x // 8)
+                add(name, times, _merged, trunk, name, steps, job.steps(1 / 8))
     if job.cooldowns:
         for kind, times, branch in _branches(job, folder):
             add(kind, times, training.load, branch, job.horizons[times])
