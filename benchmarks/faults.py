@@ -205,7 +205,8 @@ def full_disk(shop: Workshop, tries: int) -> Iterator[str]:
 def read_only(shop: Workshop, tries: int) -> Iterator[str]:
     """A folder in which nothing can be made."""
     for _ in range(tries):
-        yield shop.refused(*shop.attempt("/proc/anytime_jax"), 2, "/proc")
+        words = "workdir=/proc/anytime_jax", "cannot be written"
+        yield shop.refused(*shop.attempt("/proc/anytime_jax"), 2, *words)
 
 
 def deleted(shop: Workshop, tries: int) -> Iterator[str]:

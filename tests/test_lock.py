@@ -134,7 +134,10 @@ def test_a_file_that_its_last_holder_removed_is_made_again(tmp_path, monkeypatch
         assert json.loads((tmp_path / lock.FILE).read_text())["process"] == os.getpid()
 
 
-def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        lock.hold(tmp_path / "file" / "run").__enter__()
+    for workdir in (tmp_path / "file" / "run", "/proc/run"):
+        with pytest.raises(
+            ValueError, match=rf"^workdir={workdir} cannot be written: [^\n]+$"
+        ):
+            lock.hold(workdir).__enter__()

@@ -43,11 +43,15 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
 
     Raises:
       InUse: another process holds it; the message tells which and since when.
-      OSError: the folder cannot be written.
+      ValueError: the folder cannot be written.
     """
     path = pathlib.Path(workdir) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _acquire(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"workdir={workdir!s} cannot be written: {reason}") from error
     ended = threading.Event()
     beats = threading.Thread(target=_beat, args=(descriptor, ended), daemon=True)
     beats.start()

@@ -23,7 +23,14 @@ Tree = Any
 
 
 class Documents:
-    """The validation set, by group of documents."""
+    """The validation set, by group of documents.
+
+    Attributes:
+      tokens_NxBxL1: batches of sequences.
+      of_NxBxL: the group of every target.
+      counts_G: the targets of every group.
+      documents: how many documents they are from.
+    """
 
     def __init__(self, config: Any, sequences: int = SEQUENCES):
         """Reads it.
@@ -45,8 +52,8 @@ class Documents:
         of_NxL = before_NxL[chosen] % GROUPS
         self.counts_G = np.bincount(of_NxL.ravel(), minlength=GROUPS)
         shape = (sequences // _BATCH, _BATCH, -1)
-        self._tokens = jnp.asarray(whole_NxL1[chosen]).reshape(shape)
-        self._of = jnp.asarray(of_NxL).reshape(shape)
+        self.tokens_NxBxL1 = jnp.asarray(whole_NxL1[chosen]).reshape(shape)
+        self.of_NxBxL = jnp.asarray(of_NxL).reshape(shape)
         model = models.build(config.model.to_dict())
         self._sums = jax.jit(functools.partial(_sums, model))
 
@@ -56,7 +63,9 @@ class Documents:
         Args:
           params: the weights.
         """
-        sums_G = np.asarray(self._sums(params, self._tokens, self._of), np.float64)
+        sums_G = np.asarray(
+            self._sums(params, self.tokens_NxBxL1, self.of_NxBxL), np.float64
+        )
         return sums_G / self.counts_G
 
 

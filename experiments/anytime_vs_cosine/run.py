@@ -102,6 +102,7 @@ def work_together(options: argparse.Namespace) -> int:
 
 
 def parse() -> argparse.Namespace:
+    """Returns the options, with what follows from them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,16 +114,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--discard", action="store_true", help="runs that are done")
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--list", action="store_true", help="say what is left to do")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.plan = protocol.QUICK if options.quick else protocol.FULL
+    options.out = options.out.absolute() / ("quick" if options.quick else "")
+    if not options.results:
+        options.results = options.out / "results" if options.quick else RESULTS
+    return options
 
 
 def main() -> int:
     """Does what is left to do."""
     options = parse()
-    options.plan = protocol.QUICK if options.quick else protocol.FULL
-    options.out = options.out.absolute() / ("quick" if options.quick else "")
-    if not options.results:
-        options.results = options.out / "results" if options.quick else RESULTS
     options.results.mkdir(parents=True, exist_ok=True)
     if options.list:
         jobs = pending(options)

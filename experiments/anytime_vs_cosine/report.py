@@ -1,0 +1,185 @@
+"""The tables and pictures of what is in results/, in seconds and without training.
+
+    python -m experiments.anytime_vs_cosine.report [--results=DIR] [--out=DIR]
+
+Prints the tables of README.md, and writes results.csv and figure1.png to figure4.png.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+
+from anytime_jax.reporting import tables
+from experiments.anytime_vs_cosine import analysis, figures, protocol, run, selection
+from experiments.anytime_vs_cosine.analysis import BETTER, Comparison, spread
+from experiments.anytime_vs_cosine.protocol import Job
+
+
+def losses_to_markdown(comparison: Comparison) -> str:
+    """The losses of every method: mean and standard deviation over seeds."""
+    header = ["method", "setting", *(f"{times}x" for times in comparison.times)]
+    body = []
+    for name, method in comparison.methods.items():
+        cells = []
+        for times in comparison.times:
+            found = [comparison.loss(name, times, seed) for seed in comparison.seeds]
+            cells.append(f"{np.mean(found):.4f} ± {spread(found):.4f}")
+        body.append([figures.TITLES[name], method.setting, *cells])
+    return tables.markdown_table(header, body)
+
+
+def regrets_to_markdown(comparison: Comparison, against: str) -> str:
+    """The regrets of every method, and the worst over the horizons."""
+    header = ["method", *(f"{times}x" for times in comparison.times), "worst"]
+    body = []
+    for name in comparison.methods:
+        if name == against:
+            continue
+        found = [comparison.regrets(name, times, against) for times in comparison.times]
+        cells = [f"{np.mean(one):+.4f} ± {spread(one):.4f}" for one in found]
+        worst = max(float(np.mean(one)) for one in found)
+        body.append([figures.TITLES[name], *cells, f"{worst:+.4f}"])
+    return tables.markdown_table(header, body)
+
+
+def errors_to_markdown(comparison: Comparison) -> str:
+    """The standard errors of the mean regrets over validation documents."""
+    header = ["method", *(f"{times}x" for times in comparison.times)]
+    body = [
+        [
+            figures.TITLES[name],
+            *(
+                f"{comparison.standard_error(name, times):.4f}"
+                for times in comparison.times
+            ),
+        ]
+        for name in comparison.methods
+    ]
+    return tables.markdown_table(header, body)
+
+
+def tuning_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
+    """What was tried on seed 0: the losses of fixed-horizon runs, by peak."""
+    losses = selection.losses(results)
+    jobs = [job for job in losses if (job.batch, job.seed) == (batch, 0)]
+    peaks = sorted({job.peak for job in jobs})
+    header = ["schedule", "horizon", *(f"{peak:g}" for peak in peaks)]
+    body = []
+    for schedule in protocol.ENVELOPE:
+        best = selection.tuned(losses, [schedule], batch)
+        for times, winner in best.items():
+            of = {
+                job.peak: losses[job]["raw"][times]
+                for job in jobs
+                if (job.schedule, job.times) == (schedule, times)
+            }
+            cells = [
+                f"**{of[peak]:.4f}**"
+                if peak == winner.peak
+                else f"{of[peak]:.4f}"
+                if peak in of
+                else ""
+                for peak in peaks
+            ]
+            body.append([schedule, f"{times}x", *cells])
+    return tables.markdown_table(header, body)
+
+
+def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
+    """What was tried on seed 0: the worst regret of the best average of each trunk."""
+    losses = selection.losses(results)
+    body = []
+    for schedule in protocol.TRUNKS:
+        for family, exits in selection.FAMILIES.items():
+            ranked = selection.worst_regrets(losses, schedule, exits, batch)
+            jobs = dict.fromkeys(setting.job for setting in ranked)
+            for job in sorted(jobs):
+                best = min((s for s in ranked if s.job == job), key=ranked.get)
+                cells = [schedule, family, f"{job.peak:g}", f"{job.beta2:g}", best.exit]
+                body.append([*cells, f"{ranked[best]:+.4f}"])
+    header = ["trunk", "exit", "peak", "beta2", "best", "worst regret, seed 0"]
+    return tables.markdown_table(header, body)
+
+
+def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
+    """What every method costs in tokens, in units of 1x: once, and with its tuning."""
+    jobs = [job for job in results if (job.batch, job.seed) == (1, 0)]
+    times = max(job.times for job in jobs)
+    horizons = sum(t for t in protocol.FULL.times if t <= times)
+    rows = []
+    usual = [job for job in jobs if job.beta2 == protocol.FULL.beta2]
+    for schedule, title in (("constant", "constant"), ("inverse_sqrt", "1/sqrt")):
+        trunks = [job for job in usual if job.schedule == schedule]
+        rows.append((f"{title} + averages", times, sum(job.times for job in trunks)))
+    for kind, spec in protocol.COOLDOWNS.items():
+        share = spec["percent"] / 100
+        once = times + share * horizons
+        trunks = [job for job in usual if job.schedule == "constant"]
+        title = figures.TITLES[f"constant_{kind}"]
+        rows.append((title, once, len(trunks) * once))
+    for schedule in protocol.ENVELOPE:
+        fixed = [job.times for job in usual if job.schedule == schedule]
+        title = f"{len(set(fixed))} runs, {schedule}"
+        rows.append((title, horizons, sum(fixed)))
+    return rows
+
+
+def main() -> int:
+    """Prints the tables, writes the csv file and draws the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=pathlib.Path, default=run.RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=run.HERE)
+    parser.add_argument("--quick", action="store_true", help="of a smoke test")
+    options = parser.parse_args()
+    plan = protocol.QUICK if options.quick else protocol.FULL
+    results = run.read(options.results)
+    missing = [
+        j for j in selection.wanted(selection.losses(results), plan) if j not in results
+    ]
+    if missing:
+        print(
+            f"{len(missing)} jobs are not done, such as {missing[0].name}",
+            file=sys.stderr,
+        )
+    comparisons = []
+    for batch in plan.batches:
+        grid = protocol.grid(plan, batch)
+        if set(grid) <= set(results):
+            comparisons.append(Comparison(results, plan, batch))
+    comparisons = [comparison for comparison in comparisons if comparison.seeds]
+    for comparison in comparisons:
+        _print(comparison, results)
+    if not comparisons:
+        print("no seed is complete", file=sys.stderr)
+        return 1
+    analysis.write_csv(comparisons, options.out / "results.csv")
+    figures.losses(comparisons[0], options.out / "figure1.png")
+    figures.regrets(comparisons, options.out / "figure2.png")
+    figures.averages(comparisons[0], options.out / "figure3.png")
+    figures.costs(costs(results), options.out / "figure4.png")
+    return 0
+
+
+def _print(comparison: Comparison, results: Mapping[Job, dict]) -> None:
+    batch = comparison.batch
+    print(
+        f"## Batch of {batch * protocol.TOKENS_PER_STEP:,} tokens, "
+        f"seeds {', '.join(map(str, comparison.seeds))}"
+    )
+    for title, text in {
+        "Loss": losses_to_markdown(comparison),
+        "Regret against the better envelope": regrets_to_markdown(comparison, BETTER),
+        "Regret against cosine": regrets_to_markdown(comparison, "cosine"),
+        "Standard error over documents": errors_to_markdown(comparison),
+        "Tried on seed 0, fixed horizons": tuning_to_markdown(results, batch),
+        "Tried on seed 0, trunks": trunks_to_markdown(results, batch),
+    }.items():
+        print(f"\n### {title}\n\n{text}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
