@@ -1,6 +1,7 @@
 """Writing the snapshots that `snapshots` reads."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -264,6 +265,10 @@ def _starting_after(event: threading.Event) -> type:
     class Folder(atomicity.AtomicRenameTemporaryPath):
         async def create(self):
             event.wait()
+            parent = self.get_final().parent
+            if not parent.exists():  # Orbax would make it anew.
+                reason = os.strerror(errno.ENOENT)
+                raise FileNotFoundError(errno.ENOENT, reason, str(parent))
             return await super().create()
 
     return Folder
