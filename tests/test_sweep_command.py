@@ -91,13 +91,14 @@ def test_train_reads_every_command_and_plans_branches_off_their_trunks(
     trunks = {job.after for job in jobs if job.after}
     for job in jobs:
         words = shlex.split(job.to_text())
+        assert words == list(job.command)
         assert words[:4] == ["python", "-m", "anytime_jax", "train"]
+        if not job.after and job.name not in trunks:
+            continue  # It was planned when it was read.
         words[4] = words[4].replace(FILES[name], str(file))
         values = train.parse(words[4:])
         assert values.workdir == f"runs/{name}/{job.name}"
         assert values.config.schedule.name == job.schedule
-        if not job.after and job.name not in trunks:
-            continue
         made = recipe.plan(values.config, model=model)
         model = made.model  # It takes longest, and is the same.
         assert (made.start_step, made.total_steps) == (job.start_step, job.total_steps)
@@ -261,6 +262,8 @@ def test_a_sweep_without_a_measured_speed_or_an_envelope(tiny, capsys):
             "get_sweep has to return",
         ),
         (dict(text=TINY.replace("jobs=", "job=")), "documents (KeyError: 'jobs')"),
+        (dict(text=TINY.replace("[trunk, exit]", "()")), "returned 0 jobs and tokens"),
+        (dict(text=TINY.replace("jobs=", "tokens_per_second=0, jobs=")), "second=0, a"),
         (dict(text=TINY.replace("dict(work", "nodict(")), "NameError: name 'nodict'"),
     ],
 )

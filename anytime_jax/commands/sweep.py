@@ -12,7 +12,6 @@ times --utilisation; N devices are taken to be N times as fast.
 """
 
 import fnmatch
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -280,6 +279,4 @@ def _price(jobs: Sequence[Job], speed: Speed) -> str:
 
 
 def _ratio(jobs: Sequence[Job], others: Sequence[Job]) -> str:
-    return (
-        f"{math.fsum(j.steps for j in jobs) / math.fsum(j.steps for j in others):.3g}"
-    )
+    return f"{sum(job.steps for job in jobs) / sum(job.steps for job in others):.3g}"

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +31,15 @@ class Job:
       batch_size: sequences per step.
       tokens_per_step: their tokens.
       flops_per_step: of the matrix products in a step, as `plan` prints them.
+
+    Example:
+      >>> job = Job(name="exit", command=("python", "-m", "anytime_jax", "a folder"),
+      ...           schedule="cooldown", after="trunk", start_step=90, total_steps=100,
+      ...           batch_size=2, tokens_per_step=512, flops_per_step=10**9)
+      >>> job.kind, job.steps, job.tokens
+      ('branch', 10, 5120)
+      >>> print(job.to_text())
+      python -m anytime_jax 'a folder'
     """
 
     name: str
@@ -101,8 +111,14 @@ def read(file: str, workdir: str | None, overrides: Sequence[str]) -> Sweep:
     found = config_files.load_sweep(file)
     try:
         entries = [_Entry(**entry) for entry in found["jobs"]]
-        root = workdir or found["workdir"]
-    except (KeyError, TypeError) as error:
+        root = (workdir or found["workdir"]).rstrip("/")
+        measured = found.get("tokens_per_second")
+        if not entries or not (measured is None or 0 < measured < math.inf):
+            raise BadInput(
+                f"--config={file}: get_sweep returned {len(entries)} jobs and "
+                f"tokens_per_second={measured!r}, and both have to be above 0"
+            )
+    except (AttributeError, KeyError, TypeError) as error:
         raise BadInput(
             f"--config={file}: get_sweep has to return what configs/anytime_150m.py "
             f"documents ({type(error).__name__}: {error})"
@@ -113,7 +129,7 @@ def read(file: str, workdir: str | None, overrides: Sequence[str]) -> Sweep:
         raise BadInput(f"--config={file}: {times} jobs are named {name}")
     maker = _Maker(file, root, overrides)
     jobs = tuple(map(maker.make, entries))
-    return Sweep(jobs, found.get("tokens_per_second"), found.get("source", ""))
+    return Sweep(jobs, measured, found.get("source", ""))
 
 
 class _Entry(NamedTuple):
