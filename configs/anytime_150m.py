@@ -10,6 +10,10 @@ cools the constant run down over the last tenth of a horizon:
     ... --config=configs/anytime_150m.py:wsd --config.branch.workdir=runs/150m \
         --config.branch.step=22500 --config.schedule.steps=2500
 
+All runs of the paper, with the command and the price of each:
+
+    python -m anytime_jax sweep --config=configs/anytime_150m.py --list
+
 Needs C4 (`c4/en`) prepared as array_record, and the T5 vocabulary of 32,100 pieces.
 Expected: about 3 hours per 1x on one H100 (300k tokens/s in the authors' code), and
 validation losses, in nats, from Meterez et al., 2026, arXiv 2602.03702, released data:
@@ -21,6 +25,10 @@ validation losses, in nats, from Meterez et al., 2026, arXiv 2602.03702, release
     wsd, raw             3.0252  2.9338  2.8673  2.8168  2.7772  2.7461
     cosine, raw, tuned   3.0185  2.9357  2.8719  2.8224  2.7790  2.7448
 """
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -117,3 +125,121 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
     # most `limit` of them in a row.
     config.nonfinite = dict(policy="stop", limit=10)
     return config
+
+
+def get_sweep() -> dict[str, Any]:
+    """Returns the runs of the paper; the grids are those of the authors' sweep files.
+
+    Their pilots with other offsets are left out, and so is the batch of 512.
+
+    Returns:
+      `jobs`, of which each has a `name`, its `variant`, the `overrides` of that config,
+      and, if it is a branch, the name of the trunk that it goes on `after`; `workdir`,
+      the folder of them all; and the `tokens_per_second` that `source` measured.
+    """
+    peaks, b2s = (3e-4, 1e-3, 3e-3), (0.95, 0.98, 0.99)
+    offsets, long = (12_800, 25_600, 51_200), (16, 32)
+    high, short = 1e-2, (1, 2, 4, 8)
+    return dict(
+        workdir="runs/150m",
+        tokens_per_second=300_000,
+        source="one H100, a comment in the authors' configs/kempner/models/150m.yaml",
+        jobs=[
+            *runs("constant", [32], peaks, b2s),
+            *runs("constant", [8], [high], b2s),
+            *runs("inverse_sqrt", [32], peaks, b2s[1:], offsets=offsets),
+            *branches(short, (*peaks[1:], high), b2s),
+            *branches(long, peaks[1:], b2s),
+            *runs("cosine", short + long, peaks, b2s),
+            *runs("cosine", short, [high], b2s),
+            *_large_batch(short + long[:1], (*peaks[1:], high), (0.95, 0.99)),
+        ],
+    )
+
+
+def runs(
+    variant: str,
+    multiples: Iterable[int],
+    peaks: Iterable[float],
+    b2s: Iterable[float],
+    *,
+    offsets: Iterable[int | None] = (None,),
+    unit: int = 12_500,
+    prefix: str = "",
+    common: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields the jobs of a grid.
+
+    Args:
+      variant: one of `VARIANTS`, not wsd.
+      multiples: durations in units of 1x.
+      peaks: of the learning rate.
+      b2s: of Adam.
+      offsets: of inverse_sqrt.
+      unit: steps of 1x.
+      prefix: of the names.
+      common: overrides of all.
+    """
+    grid = itertools.product(multiples, peaks, b2s, offsets)
+    for multiple, peak, b2, offset in grid:
+        overrides = {"schedule.peak": peak, "optimizer.b2": b2}
+        name = f"{prefix}{variant}"
+        if variant == "cosine":
+            name += f"-{multiple}x"
+        if offset:
+            name += f"-offset{offset}"
+            overrides["schedule.offset"] = offset
+        overrides["duration.steps"] = multiple * unit
+        yield dict(
+            name=f"{name}-lr{peak:g}-beta{b2:g}",
+            variant=variant,
+            overrides=overrides | dict(common or {}),
+        )
+
+
+def branches(
+    multiples: Iterable[int],
+    peaks: Iterable[float],
+    b2s: Iterable[float],
+    *,
+    unit: int = 12_500,
+    prefix: str = "",
+    common: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields the cooldowns of constant runs over the last tenth of a horizon.
+
+    Args:
+      multiples, peaks, b2s, unit, prefix, common: as for `runs`.
+    """
+    for multiple, peak, b2 in itertools.product(multiples, peaks, b2s):
+        start = 9 * multiple * unit // 10
+        overrides = {
+            "optimizer.b2": b2,
+            "branch.step": start,
+            "schedule.steps": multiple * unit - start,
+        }
+        yield dict(
+            name=f"{prefix}wsd-{multiple}x-lr{peak:g}-beta{b2:g}",
+            variant="wsd",
+            overrides=overrides | dict(common or {}),
+            after=f"{prefix}constant-lr{peak:g}-beta{b2:g}",
+        )
+
+
+def _large_batch(multiples, peaks, b2s) -> Iterator[dict[str, Any]]:
+    """The runs with a batch of 4096, 16 times the critical one; 1x is 782 steps."""
+    unit = 782
+    horizons = tuple(multiple * unit for multiple in multiples)
+    common = {"batch_size": 4096, "horizons.steps": horizons}
+    # As many tokens as with the batch of 256.
+    common |= {"snapshots.every": 195, "snapshots.latest_every": 62}
+    warmed_up = common | {"schedule.warmup_steps": 500}
+    grid, large = (peaks, b2s), dict(unit=unit, prefix="b4096-")
+    offsets = (800, 1600, 3200, 6400)
+    yield from runs("constant", multiples[-1:], *grid, **large, common=warmed_up)
+    yield from runs(
+        *("inverse_sqrt", multiples[-1:], *grid),
+        **(large | dict(offsets=offsets, common=warmed_up)),
+    )
+    yield from branches(multiples, *grid, **large, common=common)
+    yield from runs("cosine", multiples, *grid, **large, common=warmed_up)

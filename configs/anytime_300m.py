@@ -16,6 +16,8 @@ data:
     cosine, raw, tuned   2.8600  2.7791  2.7176  2.6644  2.6234
 """
 
+from typing import Any
+
 from ml_collections import config_dict
 
 from configs import anytime_150m
@@ -34,3 +36,20 @@ def get_config(variant: str = "constant") -> config_dict.ConfigDict:
         config.duration.steps = 200_000
     config.horizons.steps = (12_500, 25_000, 50_000, 100_000, 200_000)
     return config
+
+
+def get_sweep() -> dict[str, Any]:
+    """Returns the runs of the paper, as in configs/anytime_150m.py."""
+    multiples, grid = (1, 2, 4, 8, 16), ((3e-4, 1e-3, 3e-3), (0.95, 0.99))
+    offsets = (12_800, 25_600, 51_200)
+    return dict(
+        workdir="runs/300m",
+        tokens_per_second=160_000,
+        source="one H100, a comment in the authors' configs/kempner/models/300m.yaml",
+        jobs=[
+            *anytime_150m.runs("constant", [16], *grid),
+            *anytime_150m.runs("inverse_sqrt", [16], *grid, offsets=offsets),
+            *anytime_150m.branches(multiples, *grid),
+            *anytime_150m.runs("cosine", multiples, *grid),
+        ],
+    )

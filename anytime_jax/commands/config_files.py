@@ -1,9 +1,11 @@
 """The flag --config=FILE[:VARIANT] and its overrides, --config.KEY=VALUE."""
 
+import contextlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from unittest import mock
 
 import ml_collections
@@ -67,32 +69,58 @@ def load_config(name: str) -> ml_collections.ConfigDict:
       BadInput: there is no such file, or it has no such variant.
     """
     file, _, variant = name.partition(":")
-    if not pathlib.Path(file).is_file():
-        raise BadInput(f"--config={name}: there is no file {file}")
-    spec = importlib.util.spec_from_file_location("config", file)
-    if spec is None:
-        raise BadInput(f"--config={name}: {file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # So that a config can import the ones beside it, as `configs.NAME`.
-    root = str(pathlib.Path(file).resolve().parents[1])
-    try:
-        with mock.patch.object(sys, "path", [root, *sys.path]):
-            spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ValueError(f"{file} has no function get_config")
-        config = module.get_config(variant) if variant else module.get_config()
+    with _one_line(name):
+        get_config = _function(file, "get_config")
+        config = get_config(variant) if variant else get_config()
         if isinstance(config, ml_collections.ConfigDict):
             config.to_dict()  # Its values can be read, and its keys be sorted.
-    except ValueError as error:
-        raise BadInput(f"--config={name}: {error}") from error
-    except Exception as error:
-        raise BadInput(f"--config={name}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise BadInput(
             f"--config={name}: get_config returned a {type(config).__name__}, and has "
             "to return a ConfigDict"
         )
     return config.lock()
+
+
+def load_sweep(file: str) -> Any:
+    """Returns what `get_sweep()` of a config file does.
+
+    Args:
+      file: a Python file.
+
+    Raises:
+      BadInput: there is no such file, or no sweep in it.
+    """
+    with _one_line(file):
+        return _function(file, "get_sweep")()
+
+
+def _function(file: str, name: str) -> Callable:
+    """Runs a config file, and returns one of its functions."""
+    if not pathlib.Path(file).is_file():
+        raise ValueError(f"there is no file {file}")
+    spec = importlib.util.spec_from_file_location("config", file)
+    if spec is None:
+        raise ValueError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # So that a config can import the ones beside it, as `configs.NAME`.
+    root = str(pathlib.Path(file).resolve().parents[1])
+    with mock.patch.object(sys, "path", [root, *sys.path]):
+        spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{file} has no function {name}")
+    return getattr(module, name)
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Makes one line of whatever a config file raises."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"--config={name}: {error}") from error
+    except Exception as error:
+        raise BadInput(f"--config={name}: {type(error).__name__}: {error}") from error
 
 
 def _check_override(config: ml_collections.ConfigDict, argument: str) -> None:

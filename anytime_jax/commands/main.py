@@ -10,6 +10,7 @@ VERBS = {
     "train": "train a run from a config file, or go on with it",
     "schedule": "draw the learning rate of a config against the step",
     "plan": "say what a run needs in memory, time and sending, on any devices",
+    "sweep": "list the jobs of a sweep: the command and the price of each",
     "report": "tabulate and plot the exits of runs beside their envelope",
     "merge": "merge snapshots of a run into a new one",
     "evaluate": "print the loss of stored weights",

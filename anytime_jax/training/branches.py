@@ -16,11 +16,14 @@ _FOREVER = 2**31 - 1  # updates
 _SAME = ("model", "optimizer", "sequence_length", "seed")
 
 
-def plan(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], int, int]:
+def plan(
+    config: ml_collections.ConfigDict, trunk: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], int, int]:
     """Plans a branch: a cooldown that starts from the trunk's rate.
 
     Args:
       config: with `branch.workdir`.
+      trunk: what the config.json there will say; what it says by default.
 
     Returns:
       The schedule's spec with its trunk, the first and the last step, those before the
@@ -29,7 +32,7 @@ def plan(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], int, int]:
     Raises:
       ValueError: it cannot go on from that run, or its length is not as it should be.
     """
-    source = _source(config)
+    source = _source(config, trunk)
     start, steps = config.branch.step, config.schedule.get("steps")
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"schedule.steps={steps!r} must be a whole number, at least 1")
@@ -39,10 +42,10 @@ def plan(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], int, int]:
             "whose length is schedule.steps"
         )
     resolved = source["resolved"]
-    trunk = schedules.build(
+    before = schedules.build(
         source["schedule"], resolved["total_steps"], resolved["tokens_per_step"]
     )
-    spec = config.schedule.to_dict() | dict(trunk=trunk, start=start)
+    spec = config.schedule.to_dict() | dict(trunk=before, start=start)
     return spec, start, start + steps
 
 
@@ -152,10 +155,12 @@ def tokens_per_update(
     return own if own == then else ((before, then), (_FOREVER, own))
 
 
-def _source(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _source(
+    config: ml_collections.ConfigDict, trunk: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
     """The trunk's config.json; it has to be a run that this one can go on from."""
     workdir = config.branch.workdir
-    source = config_file.read(workdir)
+    source = config_file.read(workdir) if trunk is None else trunk
     now = {key: config_file.to_json(config)[key] for key in _SAME}
     _refuse_difference(now, source, workdir)
     if source["branch"]["workdir"]:

@@ -99,11 +99,19 @@ class Plan:
     horizons: tuple[int, ...]
 
 
-def plan(config: ml_collections.ConfigDict) -> Plan:
+def plan(
+    config: ml_collections.ConfigDict,
+    *,
+    model: models.Model | None = None,
+    trunk: Mapping[str, Any] | None = None,
+) -> Plan:
     """Plans a run from its config, whatever its data, optimizer and devices.
 
     Args:
       config: as `configs/tiny.py` documents it.
+      model: what `config.model` makes, if it is there already.
+      trunk: for a branch, what the config.json of its trunk will say; what it says by
+        default.
 
     Returns:
       A `Plan`.
@@ -113,13 +121,13 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
         is.
     """
     config = keys.checked(config)
-    model = models.build(config.model.to_dict())
+    model = model or models.build(config.model.to_dict())
     parameters = models.count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
     tokens_per_step = config.batch_size * config.sequence_length
     scale = dict(
         tokens_per_step=tokens_per_step, non_embedding=parameters["non_embedding"]
     )
-    spec, start_step, total_steps = _run_length(config, scale)
+    spec, start_step, total_steps = _run_length(config, scale, trunk)
     schedule = schedules.build(spec, total_steps, tokens_per_step)
     horizons = durations.to_steps("horizons", config.horizons, several=True, **scale)
     horizons = {h for h in horizons if start_step < h < total_steps} | {total_steps}
@@ -186,11 +194,6 @@ def assemble(
     optimizer = make_optimizer(config, made.schedule, averages)
     _check_state(config, made.model, optimizer, mesh)
 
-    branch_starts = set()
-    if schedules.horizon_free(config.schedule.name):
-        branch_starts = {h * tenths // 10 for h in made.horizons for tenths in (8, 9)}
-    quarter = durations.TOKENS_PER_PARAMETER * made.parameters["non_embedding"] / 4
-    every = config.snapshots.every or max(1, round(quarter / made.tokens_per_step))
     return Recipe(
         model=made.model,
         optimizer=optimizer,
@@ -203,10 +206,27 @@ def assemble(
         evaluations=_log_spaced(
             made.start_step + 1, made.total_steps, config.evaluation.points
         ),
-        branch_starts=tuple(sorted(branch_starts)),
-        snapshot_every=every,
         latest_every=config.snapshots.latest_every,
+        **kept(config, made),
     )
+
+
+def kept(config: ml_collections.ConfigDict, made: Plan) -> dict[str, Any]:
+    """Returns which snapshots are kept for good, beside those of the horizons.
+
+    Args:
+      config: of a run.
+      made: its plan.
+
+    Returns:
+      `branch_starts` and `snapshot_every`, as in `Recipe`.
+    """
+    starts = set()
+    if schedules.horizon_free(config.schedule.name):
+        starts = {h * tenths // 10 for h in made.horizons for tenths in (8, 9)}
+    quarter = durations.TOKENS_PER_PARAMETER * made.parameters["non_embedding"] / 4
+    every = config.snapshots.every or max(1, round(quarter / made.tokens_per_step))
+    return dict(branch_starts=tuple(sorted(starts)), snapshot_every=every)
 
 
 def check_evaluation(
@@ -289,7 +309,9 @@ def _log_spaced(first: int, last: int, points: int) -> tuple[int, ...]:
 
 
 def _run_length(
-    config: ml_collections.ConfigDict, scale: Mapping[str, int]
+    config: ml_collections.ConfigDict,
+    scale: Mapping[str, int],
+    trunk: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], int, int]:
     """The schedule's spec, the first and the last step, those of a branch included."""
     spec = config.schedule.to_dict()
@@ -307,7 +329,7 @@ def _run_length(
         )
     if not branching:
         return spec, 0, durations.to_steps("duration", config.duration, **scale)
-    return branches.plan(config)
+    return branches.plan(config, trunk)
 
 
 def _named(error: Exception, config: ml_collections.ConfigDict) -> str:
