@@ -28,7 +28,8 @@ TITLES = {
     analysis.STOPPED: "cosine of the longest run, stopped early",
     analysis.RESTARTED: "cosine, restarted at every horizon",
 }
-_STYLES = {
+STYLES = {
+    "inverse_sqrt_raw": dict(color=looks.OTHERS, marker="s", mfc="none"),
     "constant_average": dict(color=looks.TRUNKS[0][0], marker="o"),
     "inverse_sqrt_average": dict(color=looks.TRUNKS[1][0], marker="s"),
     "constant_cooldown_10": dict(color=looks.TRUNKS[0][1], marker="^", ls="--"),
@@ -41,7 +42,8 @@ _STYLES = {
 }
 
 
-def _horizons(axes, comparison: Comparison) -> None:
+def horizons(axes, comparison: Comparison) -> None:
+    """The horizons along the axes."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(comparison.times, [f"{times}x" for times in comparison.times])
     axes.minorticks_off()
@@ -64,8 +66,8 @@ def losses(comparison: Comparison, path: pathlib.Path) -> None:
     for name in (*(n for n in shown if n in comparison.methods), BETTER):
         label = TITLES.get(name, "the better of cosine and linear, tuned for each")
         values = _mean_losses(comparison, name)
-        axes.plot(comparison.times, values, label=label, **_STYLES[name])
-    _horizons(axes, comparison)
+        axes.plot(comparison.times, values, label=label, **STYLES[name])
+    horizons(axes, comparison)
     axes.legend(frameon=False, fontsize=looks.FONT)
     what = f"Loss at every horizon, mean of {len(comparison.seeds)} seeds"
     looks.finish(axes, what, "multiples of Chinchilla's 1x", "nats per byte")
@@ -93,7 +95,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
         names = [name for name in names if name in comparison.methods]
         for place, name in enumerate(names):
             _errorbars(axes, comparison, name, place - (len(names) - 1) / 2)
-        _horizons(axes, comparison)
+        horizons(axes, comparison)
         batch = "" if comparison.batch == 1 else f", {comparison.batch} times the batch"
         title = f"Loss minus the tuned envelope{batch}"
         y = "nats per byte" if axes is grid[0] else ""
@@ -112,7 +114,7 @@ def _errorbars(axes, comparison: Comparison, name: str, place: float) -> None:
     x = [times * 2 ** (0.06 * place) for times in comparison.times]
     y, sizes = [float(np.mean(one)) for one in found], [spread(one) for one in found]
     label = TITLES[name]
-    axes.errorbar(x, y, sizes, label=label, ms=5, capsize=2, lw=1.2, **_STYLES[name])
+    axes.errorbar(x, y, sizes, label=label, ms=5, capsize=2, lw=1.2, **STYLES[name])
 
 
 def averages(comparison: Comparison, path: pathlib.Path) -> None:

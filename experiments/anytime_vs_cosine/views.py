@@ -1,0 +1,227 @@
+"""Three views of the same recipes: exact theory, a law of the loss curve, the runs.
+
+    python -m experiments.anytime_vs_cosine.views [--results=DIR] [--out=DIR]
+
+Theory: SGD in linear regression with the capacity a, the source b and the noise of a
+grid that fit best. What is fitted is the loss of every method at every horizon,
+`floor + scale risk`, with the rates tuned there as they are here: one for a trunk, one
+for every horizon of a fixed-horizon schedule. Law: the multi-power law, fitted to the
+raw losses of one trunk and of the fixed-horizon runs of seed 0, which has seen no
+average. Writes views.json and draws views.png.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import figure
+
+from anytime_jax import averaging, laws, theory, training
+from anytime_jax.reporting import looks
+from experiments.anytime_vs_cosine import figures, protocol, run
+from experiments.anytime_vs_cosine.analysis import BETTER, Comparison
+from experiments.anytime_vs_cosine.protocol import Job
+
+CAPACITIES = (1.1, 1.3, 1.6, 2.0, 2.5)
+SOURCES = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
+NOISES = (0.03, 0.1, 0.3, 1.0)
+DIMENSION = 10**9
+MULTIPLIERS = np.geomspace(1e-3, 2, 18)
+SHOWN = (
+    "constant_average",
+    "inverse_sqrt_average",
+    "constant_raw",
+    "inverse_sqrt_raw",
+    "cosine",
+)
+# Before, a run is still in its first fall, which no law is about.
+FITTED_FROM = protocol.FULL.steps_1x // 2
+
+
+def measured(comparison: Comparison) -> dict[str, list[float]]:
+    """Returns the mean loss of every method at every horizon, and the envelope's."""
+    return {
+        name: [
+            float(np.mean([comparison.loss(name, times, s) for s in comparison.seeds]))
+            for times in comparison.times
+        ]
+        for name in (*SHOWN, "linear", BETTER)
+    }
+
+
+def _average(comparison: Comparison, schedule: str) -> averaging.Average:
+    """The average that was chosen for a trunk."""
+    method = comparison.methods[f"{schedule}_average"]
+    config = protocol.config(method.jobs[comparison.times[-1]])
+    return averaging.build({"it": config.averages[method.exit].to_dict()})["it"]
+
+
+def _unit(job: Job):
+    """The schedule of a run with a peak of 1."""
+    config = protocol.config(job)
+    config.schedule.peak = 1.0
+    return training.plan(config).schedule
+
+
+def risks(comparison: Comparison, problem: theory.LinearRegression) -> dict:
+    """Returns the exact risks of the methods, each at its best rates."""
+    rates = MULTIPLIERS / problem.trace
+    steps = [times * comparison.steps_1x for times in comparison.times]
+
+    def run_of(schedule: str, times: int, **averages) -> dict[str, np.ndarray]:
+        job = comparison.methods[
+            schedule if schedule in comparison.methods else f"{schedule}_average"
+        ].jobs[times]
+        end = times * comparison.steps_1x
+        record = [step for step in steps if step <= end]
+        return theory.sgd_risk(
+            problem, _unit(job), averages, end, record=record, rates=rates
+        )
+
+    found = {}
+    for schedule in protocol.ENVELOPE:
+        ends = [run_of(schedule, times)["raw"][:, -1] for times in comparison.times]
+        found[schedule] = np.min(ends, axis=1)
+    found[BETTER] = np.minimum(*found.values())
+    for schedule in protocol.TRUNKS:
+        average = _average(comparison, schedule)
+        both = run_of(schedule, comparison.times[-1], average=average)
+        # As in the runs: the rate of the smallest worst regret, and its raw weights.
+        worst = (np.log(both["average"]) - np.log(found[BETTER])).max(axis=1)
+        best = int(np.nanargmin(np.where(np.isfinite(worst), worst, np.nan)))
+        found[f"{schedule}_average"] = both["average"][best]
+        found[f"{schedule}_raw"] = both["raw"][best]
+    return found
+
+
+def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dict:
+    """Returns the problem of the grid that fits the losses best, and what it says."""
+    names = [*SHOWN, "linear"]
+    wanted = np.concatenate([losses[name] for name in names])
+    best = {}
+    for a, b, noise in itertools.product(CAPACITIES, SOURCES, NOISES):
+        problem = theory.LinearRegression(
+            capacity=a, source=b, dimension=DIMENSION, noise=noise, rtol=1e-5
+        )
+        found = risks(comparison, problem)
+        risk = np.concatenate([found[name] for name in names])
+        design = np.stack([np.ones_like(risk), risk], axis=1)
+        (floor, scale), *_ = np.linalg.lstsq(design, wanted, rcond=None)
+        error = float(np.sqrt(np.mean((design @ [floor, scale] - wanted) ** 2)))
+        if scale > 0 and error < best.get("error", np.inf):
+            fitted = {k: (floor + scale * v).tolist() for k, v in found.items()}
+            best = dict(
+                a=a,
+                b=b,
+                noise=noise,
+                floor=float(floor),
+                scale=float(scale),
+                error=error,
+                losses=fitted,
+            )
+    return best
+
+
+def curve(result: Mapping, name: str = "raw") -> laws.Curve:
+    """Returns the losses of a run on the small set as a curve, with its rates.
+
+    Args:
+      result: of a job.
+      name: `raw` or an average.
+    """
+    job = Job(**result["job"])
+    rates = np.asarray(
+        training.plan(protocol.config(job)).schedule(np.arange(job.steps(job.times))),
+        np.float64,
+    )
+    # A curve counts from 0; a record says how many updates were done.
+    steps = np.array(result["curve"]["steps"]) - 1
+    late = steps >= FITTED_FROM
+    losses = np.array(result["curve"]["losses"][name])
+    return laws.Curve(rates, steps[late], losses[late], job.name)
+
+
+def fit_law(comparison: Comparison, results: Mapping[Job, dict]) -> dict:
+    """Returns what a law that saw raw losses of seed 0 says of every method."""
+    zero = {j.setting: r for j, r in results.items() if (j.seed, j.batch) == (0, 1)}
+    trunks = [
+        comparison.methods[f"{schedule}_average"].jobs[comparison.times[-1]]
+        for schedule in protocol.TRUNKS
+    ]
+    longer = [
+        job
+        for name in protocol.ENVELOPE
+        for times, job in comparison.methods[name].jobs.items()
+        if times > 1
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", laws.UnidentifiedWarning)
+        law = laws.MultiPowerLaw.fit([curve(zero[job]) for job in trunks + longer])
+    ends = [times * comparison.steps_1x - 1 for times in comparison.times]
+    found = {}
+    for name in protocol.ENVELOPE:
+        rates = [_rates(comparison.methods[name].jobs[t]) for t in comparison.times]
+        found[name] = [float(law.predict(r, [len(r) - 1])[0]) for r in rates]
+    found[BETTER] = np.minimum(*found.values()).tolist()
+    for schedule, job in zip(protocol.TRUNKS, trunks, strict=True):
+        rates, average = _rates(job), _average(comparison, schedule)
+        found[f"{schedule}_raw"] = law.predict(rates, ends).tolist()
+        averaged = laws.predict_average(law, rates, average, ends)
+        found[f"{schedule}_average"] = averaged.tolist()
+    return dict(parameters=law.parameters, losses=found)
+
+
+def _rates(job: Job) -> np.ndarray:
+    schedule = training.plan(protocol.config(job)).schedule
+    return np.asarray(schedule(np.arange(job.steps(job.times))), np.float64)
+
+
+def draw(comparison: Comparison, found: Mapping[str, dict], path: pathlib.Path) -> None:
+    """The regrets of every method in the three views."""
+    drawing = figure.Figure(figsize=(11, 4.2), dpi=150)
+    grid = drawing.subplots(1, 3, sharey=True)
+    drawing.subplots_adjust(0.07, 0.14, 0.99, 0.82, wspace=0.06)
+    problem = found["theory"]
+    titles = dict(
+        theory=f"exact theory, a = {problem['a']:g}, b = {problem['b']:g}",
+        law="multi-power law, fitted to raw losses",
+        training="training",
+    )
+    for axes, (view, title) in zip(grid, titles.items(), strict=True):
+        losses = found[view]["losses"]
+        for name in SHOWN:
+            y = np.subtract(losses[name], losses[BETTER])
+            style = figures.STYLES[name]
+            axes.plot(comparison.times, y, label=figures.TITLES[name], **style)
+        axes.axhline(0, color=looks.FIXED, lw=1)
+        figures.horizons(axes, comparison)
+        y = "loss minus that of the better envelope" if axes is grid[0] else ""
+        looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
+    grid[2].legend(frameon=False, fontsize=looks.FONT)
+    drawing.savefig(path)
+
+
+def main() -> None:
+    """Fits, compares, draws."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=pathlib.Path, default=run.RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=run.HERE)
+    options = parser.parse_args()
+    results = run.read(options.results)
+    comparison = Comparison(results, protocol.FULL, 1)
+    losses = measured(comparison)
+    found = dict(
+        training=dict(losses=losses),
+        theory=fit_theory(comparison, losses),
+        law=fit_law(comparison, results),
+    )
+    (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(comparison, found, options.out / "views.png")
+
+
+if __name__ == "__main__":
+    main()
