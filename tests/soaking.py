@@ -1,7 +1,8 @@
 """A long run of a tiny model, which measures itself: see test_soak.py.
 
 python -m tests.soaking WORKDIR STEPS prints a JSON list of [step, bytes of resident
-memory, seconds, programs compiled], one for every record of a train step.
+memory, seconds, seconds of processor, programs compiled], one for every record of a
+train step.
 """
 
 import ctypes
@@ -31,7 +32,8 @@ class Measured(metrics.Writer):
     def write_scalars(self, step, scalars):
         super().write_scalars(step, scalars)
         if "train/loss" in scalars:
-            self.rows.append((step, resident(), time.perf_counter(), self._compiled))
+            seconds = time.perf_counter(), time.process_time()
+            self.rows.append((step, resident(), *seconds, self._compiled))
 
     def _listen(self, event, seconds, **_):
         self._compiled += event == _COMPILE

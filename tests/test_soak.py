@@ -29,23 +29,35 @@ def test_a_snapshot_asks_nothing_of_tensorstore_that_stays_in_memory(
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_and_nothing_is_compiled_again(tmp_path):
+def test_memory_and_step_time_stay_flat_and_nothing_is_compiled_again(tmp_path):
+    """The last tenth of the run beside the second, which has compiled everything.
+
+    Snapshots are at doubling horizons, so that few of them are late: TensorStore
+    (0.1.86) leaks a little with every array that Orbax writes, about 0.5 MB for each of
+    these snapshots. That is no part of what is asserted here. From about 20 evenly
+    spaced snapshots on, of which 0.8 are between the tenths, it alone would be 2 %.
+    """
     command = [sys.executable, "-m", "tests.soaking", str(tmp_path), str(STEPS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = np.array(json.loads(done.stdout.splitlines()[-1]))
     assert (len(rows), rows[-1, 0]) == (1000, STEPS)
-    tenths_TxRx4 = rows.reshape(10, 100, 4)
+    tenths_TxRx5 = rows.reshape(10, 100, 5)
 
-    # TensorStore (0.1.86) leaks a little with every array that Orbax writes, which
-    # comes to some 0.3 MB for each of these snapshots.
-    memory_T = tenths_TxRx4[:, :, 1].mean(1)
-    seconds_T = np.median(np.diff(tenths_TxRx4[:, :, 2]), axis=1) / (STEPS / 1000)
+    memory_T = tenths_TxRx5[:, :, 1].mean(1)
+    each_TxRx2 = np.diff(tenths_TxRx5[:, :, 2:4], axis=1) / (STEPS / 1000)
+    clock_T, median_T = 1e3 * np.median(each_TxRx2, axis=1).T
+    # The quick ones: other work on the machine slows processors down as well.
+    quick_T = 1e3 * np.quantile(each_TxRx2[:, :, 1], 0.1, axis=1)
+    compiled = rows[:, 4]
     print("tenths: memory, MB", (memory_T / 1e6).round(1))
-    print("median time of a step, ms", (1e3 * seconds_T).round(2))
-    print("last over second:", memory_T[-1] / memory_T[1], seconds_T[-1] / seconds_T[1])
+    print("step, clock, median, ms", clock_T.round(2))
+    print("step, processor, median, ms", median_T.round(2))
+    print("step, processor, quickest tenth, ms", quick_T.round(2))
+    print("programs", np.diff(compiled[99::100], prepend=0))
+    print("last over second:", memory_T[-1] / memory_T[1], quick_T[-1] / quick_T[1])
     assert memory_T[-1] <= 1.02 * memory_T[1]
+    assert quick_T[-1] <= 1.25 * quick_T[1]
 
     # The larger evaluation set is met at the first horizon, a tenth.
-    compiled = rows[:, 3]
     assert compiled[100] == compiled[-1] > 0
