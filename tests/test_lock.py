@@ -94,11 +94,17 @@ def test_what_another_host_still_touches_is_not(elsewhere, monkeypatch):
         lock.hold(elsewhere).__enter__()
 
 
-def test_a_file_system_without_locks_is_watched(tmp_path, monkeypatch):
+@pytest.fixture
+def lockless(monkeypatch):
+    """A file system that has no locks."""
+
     def none(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", none)
+
+
+def test_a_file_system_without_locks_is_watched(tmp_path, lockless):
     with (
         lock.hold(tmp_path),
         pytest.raises(lock.InUse, match=f"by process {os.getpid()} on host"),
@@ -106,6 +112,65 @@ def test_a_file_system_without_locks_is_watched(tmp_path, monkeypatch):
         lock.hold(tmp_path).__enter__()
     with lock.hold(tmp_path):
         pass
+
+
+def taken_elsewhere(file):
+    """Writes what a process on another host would, that has read the same as we."""
+    file.write_text(json.dumps(dict(host="tpu-9", process=7, since="noon", machine="")))
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["no locks", "locks of one host", "left by another"])
+def test_of_two_that_start_at_once_one_has_it(how, request, tmp_path, monkeypatch):
+    if how == "no locks":
+        request.getfixturevalue("lockless")
+    if how == "locks of one host":
+        monkeypatch.setattr(lock, "_over_network", lambda descriptor: True)
+    if how == "left by another":
+        request.getfixturevalue("elsewhere")
+        monkeypatch.setattr(lock, "_beats", lambda path: False)
+    file, written = tmp_path / lock.FILE, []
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: written.append(taken_elsewhere(file))
+    )
+    with pytest.raises(lock.InUse, match="by process 7 on host tpu-9 since noon"):
+        lock.hold(tmp_path).__enter__()
+    assert [file.read_bytes()] == written
+
+
+def test_what_another_host_has_taken_over_stays_its_own(tmp_path):
+    with lock.hold(tmp_path):
+        theirs = taken_elsewhere(tmp_path / lock.FILE)
+    assert (tmp_path / lock.FILE).read_bytes() == theirs
+
+
+def test_where_locks_work_nobody_waits(tmp_path, monkeypatch):
+    def never(seconds):
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(lock, "_over_network", lambda descriptor: False)
+    monkeypatch.setattr(time, "sleep", never)
+    with lock.hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "shared"),
+    [("ext4", False), ("nfs4", True), ("fuse.gcsfuse", True), ("lustre", True)],
+)
+def test_file_systems_that_other_hosts_may_have(tmp_path, monkeypatch, kind, shared):
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    (tmp_path / "mounts").write_text(
+        "22 27 0:0 / /proc rw,relatime - nfs proc rw\n"
+        f"30 27 {number} / /shared rw,relatime shared:1 - {kind} host:/a rw,hard\n"
+    )
+    monkeypatch.setattr(lock, "_MOUNTS", tmp_path / "mounts")
+    with (tmp_path / "file").open("w") as opened:
+        assert lock._over_network(opened.fileno()) == shared
+    monkeypatch.setattr(lock, "_MOUNTS", tmp_path / "none")
+    with (tmp_path / "file").open() as opened:
+        assert not lock._over_network(opened.fileno())
 
 
 def test_it_is_touched_while_it_is_held(tmp_path):
@@ -123,10 +188,11 @@ def test_a_file_that_its_last_holder_removed_is_made_again(tmp_path, monkeypatch
     take, taken = lock._take, []
 
     def late(path, descriptor):
-        take(path, descriptor)
+        content = take(path, descriptor)
         taken.append(descriptor)
         if len(taken) == 1:
             path.unlink()
+        return content
 
     monkeypatch.setattr(lock, "_take", late)
     with lock.hold(tmp_path):

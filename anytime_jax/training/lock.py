@@ -1,9 +1,9 @@
 """One run in one folder: a second one is told who has it.
 
 The lock is the kernel's, which drops it however a process ends. Where the folder is
-shared between hosts and their file system has no such locks, the holder also touches
-the file every few seconds, and another host watches it for a while before it takes
-over.
+shared between hosts and their file system has no such locks, or only within a host,
+the holder also touches the file every few seconds, and another host watches it for a
+while before it takes over. Of two that take it at once, the one that wrote last has it.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import pathlib
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,9 @@ _BEAT = 10.0  # seconds between touches
 _WATCHED = 3  # beats after which a holder on another host counts as gone
 _GLANCE = 0.1  # seconds between looks for a file that is to come
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
+_MOUNTS = pathlib.Path("/proc/self/mountinfo")
+# Types of file systems that other hosts may have too; their locks may not reach there.
+_NETWORK = ("nfs", "fuse", "lustre", "gpfs", "ceph", "beegfs", "cifs", "smb", "9p")
 
 
 class InUse(ValueError):
@@ -48,7 +52,7 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(workdir) / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
+        descriptor, content = _acquire(path)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"workdir={workdir!s} cannot be written: {reason}") from error
@@ -60,8 +64,11 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
     finally:
         ended.set()
         beats.join()
-        # Before the lock is dropped: later it could be another run's file.
-        path.unlink(missing_ok=True)
+        # Before the lock is dropped: later it could be another run's file. It is one
+        # already if another host heard nothing of this one for a while.
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == content:
+                path.unlink()
         os.close(descriptor)
 
 
@@ -88,26 +95,47 @@ def check_shared(workdir: str | os.PathLike, wait: float = 60.0) -> None:
     )
 
 
-def _acquire(path: pathlib.Path) -> int:
+def _acquire(path: pathlib.Path) -> tuple[int, bytes]:
+    """The open file, and what was written into it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _take(path, descriptor)
+            content = _take(path, descriptor)
             # A holder that ended in between has removed the file that was opened here.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
+                    return descriptor, content
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
 
 
-def _take(path: pathlib.Path, descriptor: int) -> None:
+def _take(path: pathlib.Path, descriptor: int) -> bytes:
     """Locks an open file and writes who did, unless another has it."""
+    locked = _lock(path, descriptor)
+    holder = _read(path)
+    left = bool(holder) and (holder.get("machine") != _machine() or not locked)
+    if left:
+        who = f"process {holder.get('process')} on host {holder.get('host')}"
+        hosts.say(f"{path.parent} was in use by {who}: waiting for a sign of it")
+        if _beats(path):
+            raise InUse(_in_use(path))
+        hosts.say(f"taking over from {who}, not heard of for {_WATCHED * _BEAT:g} s")
+    content = _write(descriptor)
+    if left or not locked or _over_network(descriptor):
+        # Another host may have done all this at the same time.
+        time.sleep(_BEAT)
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_bytes() != content:
+                raise InUse(_in_use(path))
+    return content
+
+
+def _lock(path: pathlib.Path, descriptor: int) -> bool:
+    """Whether the file system has locks; raises if another process has this one."""
     import fcntl  # Not on Windows, where only reading a run can be of use.
 
-    locked = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -115,23 +143,36 @@ def _take(path: pathlib.Path, descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
-        locked = False
-    holder = _read(path)
-    if holder and (holder.get("machine") != _machine() or not locked):
-        who = f"process {holder.get('process')} on host {holder.get('host')}"
-        hosts.say(f"{path.parent} was in use by {who}: waiting for a sign of it")
-        if _beats(path):
-            raise InUse(_in_use(path))
-        hosts.say(f"taking over from {who}, not heard of for {_WATCHED * _BEAT:g} s")
-    content = dict(
+        return False
+    return True
+
+
+def _write(descriptor: int) -> bytes:
+    """Writes who holds a file; no two writings are the same."""
+    holder = dict(
         host=socket.gethostname(),
         process=os.getpid(),
         since=datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
         machine=_machine(),
+        id=uuid.uuid4().hex,
     )
+    content = json.dumps(holder).encode()
     os.truncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(content).encode(), 0)
+    os.pwrite(descriptor, content, 0)
     os.fsync(descriptor)
+    return content
+
+
+def _over_network(descriptor: int) -> bool:
+    """Whether an open file is on a file system that other hosts may have as well."""
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = _MOUNTS.read_text().splitlines() if _MOUNTS.exists() else []
+    mounts = [line.split() for line in lines]
+    return any(
+        mount[2] == number and mount[mount.index("-") + 1].startswith(_NETWORK)
+        for mount in mounts
+    )
 
 
 def _in_use(path: pathlib.Path) -> str:
