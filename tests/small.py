@@ -1,14 +1,21 @@
 """A run of seconds: the tiny config on synthetic data, shrunk further."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import ml_collections
 import numpy as np
 
 from anytime_jax import models
-from anytime_jax.training import snapshots
+from anytime_jax.training import metrics, snapshots
 from configs import tiny
 
 STEPS = 12
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def config(variant: str = "constant", **overrides) -> ml_collections.ConfigDict:
@@ -40,6 +47,30 @@ def stored_weights(workdir, step: int, name: str) -> np.ndarray:
     like = snapshots.weights_like(workdir, step, name, place)
     restored = jax.device_get(snapshots.restore_weights(workdir, step, name, like))
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(restored)])
+
+
+def records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns all records of a run without what a clock says."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith("time/")}
+        for record in metrics.read(workdir)
+    ]
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Lists what XLA compiles, by name, also what its cache has compiled before."""
+    names = []
+
+    def listen(event, seconds, **labels):
+        if event == _COMPILED:
+            names.append(labels["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def bigram(vocab_size: int = 16, width: int = 8) -> models.Model:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytime_jax import averaging, training
-from anytime_jax.training import metrics, snapshots, state, store, stored, verifying
+from anytime_jax.training import snapshots, state, store, stored, verifying
 from tests import small
 
 # A read that fails leaves coroutines of Orbax behind, which complain when they are
@@ -327,20 +327,13 @@ def listed(workdir):
     return sorted(path.name for path in (workdir / "snapshots").iterdir())
 
 
-def records(workdir):
-    return [
-        {key: value for key, value in record.items() if not key.startswith("time/")}
-        for record in metrics.read(workdir)
-    ]
-
-
 def assert_ends_as(finished, run):
     for name in ("raw", "ema25", "uniform"):
         np.testing.assert_array_equal(
             small.stored_weights(run, STEPS, name),
             small.stored_weights(finished, STEPS, name),
         )
-    assert records(run) == records(finished)
+    assert small.records(run) == small.records(finished)
     assert snapshots.newest_whole(run) == (STEPS, {})
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from anytime_jax import schedules, training
 from anytime_jax.data import pipeline
-from anytime_jax.training import compiling, lock, metrics, preparing, snapshots
+from anytime_jax.training import lock, metrics, preparing, snapshots
 from tests import small
 
 SHARES = ("data", "evaluation", "snapshot")
@@ -40,14 +40,6 @@ def kill():
     raise Killed
 
 
-def records(workdir):
-    """All records of a run without what a clock says."""
-    return [
-        {key: value for key, value in record.items() if not key.startswith("time/")}
-        for record in metrics.read(workdir)
-    ]
-
-
 @functools.cache
 def shapes_of_weights():
     recipe = preparing.prepare(small.config(), "unused").recipe
@@ -65,7 +57,7 @@ def final_weights(workdir, name="raw"):
 
 
 def assert_same_run(one, other):
-    assert records(one) == records(other)
+    assert small.records(one) == small.records(other)
     for name in ("raw", "ema25", "uniform"):
         jax.tree.map(
             np.testing.assert_array_equal,
@@ -84,30 +76,23 @@ def listing(workdir):
 
 
 @pytest.fixture(scope="module")
-def jitted():
-    """The functions of the run `finished` that were to be compiled."""
+def compiled():
+    """The names of what XLA has compiled for the run `finished`."""
     return []
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, jitted):
+def finished(tmp_path_factory, compiled):
     workdir = tmp_path_factory.mktemp("finished")
-    compile_steps = compiling.compile_steps
-
-    def noted(config, recipe):
-        made = compile_steps(config, recipe)
-        jitted.extend(made[:2])
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiling, "compile_steps", noted)
+    with small.compilations() as names:
         training.run(training.prepare(small.config(), workdir), profile=True)
+    compiled.extend(names)
     return workdir
 
 
 def test_records_and_snapshots(finished):
     by_key = {}
-    for record in records(finished):
+    for record in small.records(finished):
         for key in record:
             by_key.setdefault(key, []).append(record["step"])
     names = ["raw", *small.config().averages]
@@ -119,12 +104,12 @@ def test_records_and_snapshots(finished):
     assert snapshots.stored_steps(finished) == [4, 5, 6, 9, 10, 12]
 
 
-def test_each_step_function_is_compiled_once(finished, jitted):
-    train_step, evaluate = jitted
-    # Ahead, for one layout of the state: it cannot be compiled by being called.
-    assert train_step._cache_size() == 0
-    # For the small and for the large set of batches.
-    assert evaluate._cache_size() == 2
+def test_a_run_compiles_its_step_once_and_its_evaluation_for_each_set(
+    finished, compiled
+):
+    assert compiled.count("jit(train_step)") == 1
+    # For the small and for the large set of batches, and for all weights alike.
+    assert compiled.count("jit(evaluate)") == 2
 
 
 def test_the_time_is_shared_out(finished):
@@ -143,7 +128,7 @@ def test_a_profile_of_a_few_steps_is_left(finished):
 
 def test_the_logged_learning_rate_was_the_schedules(finished):
     schedule = schedules.constant(peak=1e-2, warmup_steps=2)
-    for record in records(finished):
+    for record in small.records(finished):
         if "train/learning_rate" in record:
             expected = np.float32(schedule(record["step"] - 1))
             assert np.float32(record["train/learning_rate"]) == expected
@@ -251,7 +236,7 @@ def test_branch(finished, tmp_path):
 
     rates = {
         record["step"]: record["train/learning_rate"]
-        for record in records(tmp_path)
+        for record in small.records(tmp_path)
         if "train/learning_rate" in record
     }
     # Update 10, at count 9, is the first of the branch and still has the trunk's rate.
@@ -260,7 +245,11 @@ def test_branch(finished, tmp_path):
     )
     # Its first batch is the one that the trunk saw next, and so is its first loss.
     losses = [
-        [r["train/loss"] for r in records(run) if r["step"] == 10 and "train/loss" in r]
+        [
+            r["train/loss"]
+            for r in small.records(run)
+            if r["step"] == 10 and "train/loss" in r
+        ]
         for run in (tmp_path, finished)
     ]
     assert losses[0] == losses[1]
@@ -354,7 +343,9 @@ def test_updates_that_are_not_finite_are_skipped(tmp_path, poisoned, capsys):
         training.train(config, tmp_path, Interrupting(tmp_path, 8, kill))
     training.train(config, tmp_path)
     by_step = {
-        record["step"]: record for record in records(tmp_path) if "train" in str(record)
+        record["step"]: record
+        for record in small.records(tmp_path)
+        if "train" in str(record)
     }
     assert sorted(by_step) == [4, 5, 7, 8, 10, 12]
     for step, record in by_step.items():
@@ -394,7 +385,7 @@ def test_training_approaches_the_entropy_from_above(tmp_path):
     entropy = entropy["resolved"]["data"]["entropy"]
     [loss] = [
         r["horizon/loss/ema25"]
-        for r in records(tmp_path)
+        for r in small.records(tmp_path)
         if r["step"] == 300 and "horizon/loss/ema25" in r
     ]
     assert entropy - 0.02 < loss < entropy + 0.2

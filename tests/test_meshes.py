@@ -31,7 +31,6 @@ MESHES = [
     pytest.param((1, 1, 8), marks=pytest.mark.slow),
     pytest.param((2, 2, 2, SPLIT), marks=pytest.mark.slow),
 ]
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Run(NamedTuple):
@@ -107,15 +106,8 @@ def norm_of_difference(one, other):
 @pytest.fixture(scope="module")
 def compilations():
     """The names of what XLA compiles, as it does."""
-    names = []
-
-    def listen(event, seconds, **labels):
-        if event == COMPILED:
-            names.append(labels["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with small.compilations() as names:
+        yield names
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -15,7 +16,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 _LONGEST = 1024  # bytes of a message between processes
+_SHOWN = 200  # characters of what JAX says
 _CARRIED = {kind.__name__: kind for kind in (ValueError, OSError)}
+# What JAX says where a process is gone: codes and words of its coordination service,
+# words of Gloo (CPU), of NCCL (GPU) and of sockets. Compilers have barriers, too.
+_GONE = re.compile(
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED)\b|\bGloo\b|\bheartbeat|coordination service"
+    r"|\bBarrier (failed|timed out)|\bremote process exited|\bsocket closed"
+    r"|\bconnection (reset|closed|refused|timed out|aborted)|\bbroken pipe",
+    re.IGNORECASE,
+)
 
 
 class Lost(Exception):
@@ -175,13 +185,18 @@ def check_same(**values: Any) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises `Lost` where this process notices that another one has ended."""
+    """Raises `Lost` where this process notices that another one has ended.
+
+    Other errors of JAX, such as too little memory or a failure of the compiler, stay
+    what they are.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
-            raise
         reason = _first_line(error)
+        if jax.process_count() == 1 or not _GONE.search(reason):
+            raise
+        reason = reason[:_SHOWN]
         raise Lost(f"another process of this run has ended ({reason})") from error
 
 
@@ -241,4 +256,4 @@ def _digest(value: Any) -> np.ndarray:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    return str(error).strip().split("\n")[0]
