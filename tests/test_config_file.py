@@ -11,8 +11,10 @@ from anytime_jax import data, training
 from anytime_jax.training import config_file, keys
 from tests import small
 
-RESOLVED = dict(total_steps=small.STEPS)
 DATA = data.load(source="synthetic", sequence_length=16).description
+RESOLVED = dict(
+    data=DATA, kept=[6], snapshot_every=5, tokens_per_step=128, total_steps=small.STEPS
+)
 
 
 def write(workdir, variant="constant", **overrides):
@@ -72,7 +74,6 @@ def test_what_does_not_change_the_weights_may_change(tmp_path, overrides):
 
 def test_a_run_goes_on_and_says_with_which_differences(tmp_path, capsys):
     write(tmp_path)
-    rewrite(tmp_path, lambda content: content["resolved"].update(data=DATA))
     now = small.config(duration__steps=24, logging__every=1, evaluation__points=7)
     training.prepare(now, tmp_path)
     assert capsys.readouterr().err == (
@@ -189,11 +190,39 @@ def test_a_damaged_config_file_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("averages", "data", "evaluation", "evaluation.batch_size", "tracking.every"),
+        *("resolved.total_steps", "resolved.kept", "resolved.data.train"),
+    ],
+)
+def test_a_key_that_is_missing_is_named(tmp_path, key):
+    write(tmp_path)
+
+    def change(content):
+        *parents, last = key.split(".")
+        for parent in parents:
+            content = content[parent]
+        del content[last]
+
+    rewrite(tmp_path, change)
+    message = rf"^{tmp_path}/config.json is damaged: it has no {key}[a-z0-9_.]*$"
+    with pytest.raises(ValueError, match=message):
+        training.prepare(small.config(), tmp_path)
+
+
+def test_data_that_are_missing_are_named(tmp_path):
+    write(tmp_path)
+    rewrite(tmp_path, lambda content: content["resolved"].pop("data"))
+    with pytest.raises(ValueError, match=r"is damaged: it has no resolved\.data$"):
+        config_file.check_same_data(DATA, tmp_path)
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_other_tokens_are_refused(tmp_path, split):
     config_file.check_same_data(DATA, tmp_path)
     write(tmp_path)
-    rewrite(tmp_path, lambda content: content["resolved"].update(data=DATA))
     config_file.check_same_data(DATA, tmp_path)
     message = rf"^data: the {split} tokens, of SHA-256 0{{12}}, differ from .* changed$"
     with pytest.raises(ValueError, match=message):

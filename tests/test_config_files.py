@@ -1,11 +1,12 @@
 """The flag --config and its overrides, as any verb reads them."""
 
+import pathlib
 import sys
 
 import pytest
 from absl import flags
 
-from anytime_jax.commands import config_files, errors
+from anytime_jax.commands import config_files, errors, main
 
 CONFIG = "--config=configs/tiny.py:linear"
 
@@ -46,6 +47,30 @@ def test_a_config_imports_those_beside_it(tmp_path):
     before = list(sys.path)
     assert config_files.load_config(str(folder / "other.py")).seed == 7
     assert sys.path == before
+
+
+def test_a_config_in_the_root_of_the_file_system(tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import ml_collections, sys\n"
+        "ROOT = sys.path[0]\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict(dict(root=ROOT))\n"
+    )
+    before = list(sys.path)
+    monkeypatch.setattr(pathlib.Path, "resolve", lambda self: pathlib.Path("/mine.py"))
+    assert config_files.load_config(str(file)).root == "/"
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("where", ["", "def get_config():\n    "])
+def test_a_config_that_exits_is_refused(tmp_path, capsys, where):
+    file = tmp_path / "mine.py"
+    file.write_text(f"{where}raise SystemExit('no data here')\n")
+    assert main.main(["train", f"--config={file}", "--workdir=runs/x"]) == 2
+    assert capsys.readouterr().err == (
+        f"anytime_jax: --config={file}: SystemExit: no data here\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _function(file: str, name: str) -> Callable:
         raise ValueError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     # So that a config can import the ones beside it, as `configs.NAME`.
-    root = str(pathlib.Path(file).resolve().parents[1])
+    root = str(pathlib.Path(file).resolve().parent.parent)
     with mock.patch.object(sys, "path", [root, *sys.path]):
         spec.loader.exec_module(module)
     if not hasattr(module, name):
@@ -119,7 +119,7 @@ def _one_line(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise BadInput(f"--config={name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(f"--config={name}: {type(error).__name__}: {error}") from error
 
 

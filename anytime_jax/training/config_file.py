@@ -31,8 +31,30 @@ MAY_CHANGE = (
     "nonfinite",
     "tracking.memory_kind",
 )
+# What is read of it later, of `resolved` too; other keys are only compared.
+_NEEDED = (
+    "averages",
+    "branch.step",
+    "branch.workdir",
+    "data",
+    "evaluation.batch_size",
+    "evaluation.horizon_batches",
+    "mesh",
+    "model",
+    "schedule",
+    "seed",
+    "sequence_length",
+    "tracking.dtype",
+    "tracking.every",
+    "tracking.time",
+    "resolved.kept",
+    "resolved.snapshot_every",
+    "resolved.tokens_per_step",
+    "resolved.total_steps",
+)
 Difference = tuple[str, Any, Any]  # A key, its value now, and the one before.
 
+_SPLITS = ("train", "validation")
 _VERSIONS = ("anytime_jax", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -85,6 +107,10 @@ def read(workdir: str | os.PathLike) -> dict[str, Any]:
             f"{path} has format {version!r}; this version of anytime_jax reads "
             f"{' and '.join(map(str, verifying.READS))}"
         )
+    _require(content, _NEEDED, path)
+    if "data" in content["resolved"]:
+        hashes = [f"resolved.data.{split}.sha256" for split in _SPLITS]
+        _require(content, hashes, path)
     return content
 
 
@@ -218,8 +244,9 @@ def check_same_data(description: Mapping[str, Any], workdir: str | os.PathLike) 
     """
     if not (pathlib.Path(workdir) / CONFIG_FILE).exists():
         return
-    before = read(workdir)["resolved"]["data"]
-    now, then = _tokens(description), _tokens(before)
+    before = read(workdir)
+    _require(before, ["resolved.data"], pathlib.Path(workdir) / CONFIG_FILE)
+    now, then = _tokens(description), _tokens(before["resolved"]["data"])
     for split in now:
         if now[split] != then[split]:
             raise ValueError(
@@ -279,7 +306,17 @@ def _data_before(
 
 
 def _tokens(description: Mapping[str, Any]) -> dict[str, str]:
-    return {split: description[split]["sha256"] for split in ("train", "validation")}
+    return {split: description[split]["sha256"] for split in _SPLITS}
+
+
+def _require(content: Any, needed: Iterable[str], path: pathlib.Path) -> None:
+    """Refuses a config.json in which a key with dots is missing."""
+    for key in needed:
+        node = content
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                raise ValueError(f"{path} is damaged: it has no {key}")
+            node = node[part]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
