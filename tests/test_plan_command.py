@@ -115,6 +115,22 @@ def test_a_compiled_plan(capsys, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("temporaries", [0, 9_000_000])
+def test_what_fits_is_told_by_the_larger_total(capsys, monkeypatch, temporaries):
+    compiled = budget.Compiled(state=500_000, temporaries=temporaries, sent={})
+    monkeypatch.setattr(budget.Budget, "compile", lambda self: compiled)
+    arguments = (capsys, "--config=configs/tiny.py:cosine", *EIGHT)
+    [total] = [row for row in rows(printed(*arguments), "MB on") if row[0] == "total"]
+    counted, compilers = map(float, total[1:3])
+    assert (compilers > counted) == (temporaries > 0)
+    for memory in sorted([counted, compilers]):
+        text = printed(*arguments, f"--memory={(memory + 0.01) / 1000}")
+        [total] = [row for row in rows(text, "MB on") if row[0] == "total"]
+        fits = memory == max(counted, compilers)
+        assert total[3].startswith("fits in" if fits else "does not fit in")
+        assert ("the compiler's is larger" in text) == (temporaries > 0)
+
+
 def test_what_only_train_would_refuse_is_said_at_the_end(capsys):
     text = printed(
         *(capsys, "--config=configs/tiny.py:cosine", *EIGHT, "--no-compile"),

@@ -6,8 +6,9 @@ each, the arithmetic of a step, what is sent, what every average costs, and whic
 fit. --mesh is the config's by default; one size may be -1, for what is left. --hardware
 is a100, h100 (the default), v4, v5e, v5p or v6e, for times and for the memory of a
 device if --memory does not give it. The step is compiled for simulated devices, in
-about a minute for the largest configs here; --no-compile leaves that out. A GB is 10^9
-bytes. The data of the config need not be there.
+about a minute for the largest configs here; --no-compile leaves that out. It fits if
+the larger total does, the counted one or the compiler's; other meshes are not compiled.
+A GB is 10^9 bytes. The data of the config need not be there.
 """
 
 import re
@@ -143,6 +144,8 @@ def to_text(
     if budget.memory().averages:
         parts.append(_averages(budget, given))
     parts.append(_meshes(budget, given))
+    if compiled and compiled.total > budget.memory().total:
+        parts[-1].append("totals of meshes are counted; the compiler's is larger")
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -211,7 +214,8 @@ def _memory(
         if compiled and attribute:
             line += f"{getattr(compiled, attribute) / scale:16.3f}"
         lines.append(line)
-    fits = "fits in" if found.total <= given.memory else "does not fit in"
+    needed = max(found.total, compiled.total if compiled else 0)
+    fits = "fits in" if needed <= given.memory else "does not fit in"
     lines[-1] += f"  {fits} {_gigabytes(given.memory)}"
     lines.append(
         "activations: what is kept for the backward pass, before a compiler fuses it"
