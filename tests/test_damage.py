@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anytime_jax import averaging, training
-from anytime_jax.training import snapshots, state, store, stored, verifying
+from anytime_jax.training import (
+    sharding,
+    snapshots,
+    state,
+    store,
+    stored,
+    verifying,
+)
 from tests import small
 
 # A read that fails leaves coroutines of Orbax behind, which complain when they are
@@ -439,7 +446,7 @@ def test_names_and_steps_lead_nowhere_else(saved, tmp_path):
 def test_of_64_bits_a_snapshot_is_not_called_damaged(tmp_path):
     with jax.enable_x64(True):
         store.save_weights(tmp_path, 1, dict(w=jnp.arange(3.0)), {})
-        place = training.merging.on_cpu()
+        place = sharding.on_cpu()
         wanted = snapshots.weights_like(tmp_path, 1, "raw", place)
         read = snapshots.restore_weights(tmp_path, 1, "raw", wanted)
         assert read["w"].dtype == jnp.float64

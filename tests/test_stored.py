@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anytime_jax import models, training
+from anytime_jax.training import sharding, snapshots
 from tests import small
 
 LOAD = """
@@ -67,6 +68,26 @@ def test_they_are_plain_and_a_model_takes_them(finished):
     logits_BxLxV = jax.jit(models.build(config["model"]).apply)(params, tokens_BxL)
     assert logits_BxLxV.shape == (2, 16, 16)
     assert np.isfinite(logits_BxLxV).all()
+
+
+def test_without_a_cpu_the_first_device_there_is_loads_them(finished, monkeypatch):
+    """As with JAX_PLATFORMS=tpu, which leaves out the CPU."""
+    wanted = training.load(finished, 6, "ema25")
+    there, asked = jax.local_devices(), []
+
+    def local_devices(*, backend=None):
+        asked.append(backend)
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu. Available backends are ['tpu']")
+        return there[3:]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    assert sharding.on_cpu().device_set == {there[3]}
+    jax.tree.map(
+        np.testing.assert_array_equal, training.load(finished, 6, "ema25"), wanted
+    )
+    assert snapshots.restore_count(finished, 6, "ema25") == 6
+    assert asked == 3 * ["cpu", None]
 
 
 def test_what_is_not_there_is_refused(finished, tmp_path):

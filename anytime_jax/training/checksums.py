@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anytime_jax.training import sharding
+
 Tree = Any
 
 # Odd, so that multiplying by them loses nothing modulo 2^32.
@@ -71,7 +73,7 @@ def name(path: tuple[Any, ...]) -> str:
 
 def _checksum(leaf: jax.Array | np.ndarray) -> jax.Array:
     if not isinstance(leaf, jax.Array):
-        leaf = jax.device_put(leaf, jax.local_devices(backend="cpu")[0])
+        leaf = jax.device_put(leaf, sharding.on_cpu())
     devices = leaf.devices()
     alone = len(devices) == 1 and next(iter(devices)).platform == "cpu"
     return _sum(leaf, in_lines=alone)

@@ -25,7 +25,7 @@ import numpy as np
 
 from anytime_jax import averaging, schedules
 from anytime_jax.averaging import merging
-from anytime_jax.training import branches, snapshots
+from anytime_jax.training import branches, sharding, snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,11 +337,6 @@ def require_steps(workdir: str | os.PathLike, steps: Sequence[int]) -> None:
             )
 
 
-def on_cpu() -> jax.sharding.Sharding:
-    """Returns the sharding on one CPU device, which is there beside any others."""
-    return jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-
-
 def _require_all_updates(workdir, step: int, name: str) -> None:
     """Refuses an average whose ticks are not those that steps would tell."""
     skipped = snapshots.read_meta(workdir, step).get("skipped", {"total": 0})["total"]
@@ -356,7 +351,7 @@ def _distance(workdir, step: int, name: str) -> float:
     """The distance of the weights to an average, relative to the average's norm."""
     stored = [(workdir, step, one) for one in ("raw", name)]
     raw, mean = (
-        snapshots.restore_weights(*one, snapshots.weights_like(*one, on_cpu()))
+        snapshots.restore_weights(*one, snapshots.weights_like(*one, sharding.on_cpu()))
         for one in stored
     )
     apart = total = 0.0

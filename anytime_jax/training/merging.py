@@ -24,6 +24,7 @@ from anytime_jax.training import (
     config_file,
     merge_recipes,
     metrics,
+    sharding,
     snapshots,
     store,
     stored,
@@ -33,7 +34,6 @@ from anytime_jax.training.merge_recipes import (
     choose,
     kernel,
     listed,
-    on_cpu,
     require_steps,
     sources_of,
 )
@@ -146,7 +146,7 @@ def merge(plan: Plan, place: jax.sharding.Sharding | None = None) -> Tree:
     Raises:
       ValueError: the snapshots hold different models.
     """
-    place = place or on_cpu()
+    place = place or sharding.on_cpu()
     stored = [(plan.workdir, source.step, source.weights) for source in plan.sources]
     likes = [snapshots.weights_like(*one, place) for one in stored]
     for one in stored:

@@ -32,6 +32,18 @@ RULES = (
 )
 
 
+def on_cpu() -> jax.sharding.Sharding:
+    """Returns the sharding on one CPU device of this process.
+
+    Where JAX_PLATFORMS leaves out the CPU, it is the first device that there is.
+    """
+    try:
+        device, *_ = jax.local_devices(backend="cpu")
+    except RuntimeError:
+        device, *_ = jax.local_devices()
+    return jax.sharding.SingleDeviceSharding(device)
+
+
 def make_mesh(
     *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list | None = None
 ) -> jax.sharding.Mesh:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from anytime_jax import averaging
-from anytime_jax.training import checksums, reading, verifying
+from anytime_jax.training import checksums, reading, sharding, verifying
 from anytime_jax.training.state import TrainState
 from anytime_jax.training.verifying import Damaged
 
@@ -272,7 +272,7 @@ def restore_count(workdir: str | os.PathLike, step: int, name: str) -> int:
     _check_items(workdir, step, [_item(name)])
     if name == "raw":
         return step
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    place = sharding.on_cpu()
     target = {"count": jax.ShapeDtypeStruct((), jnp.int32, sharding=place)}
     folder, item = _folder(workdir, step), _item(name)
     read = reading.read(folder, item, target)

@@ -91,8 +91,7 @@ def load(
         logits_BxLxV = jax.jit(model.apply)(params, tokens_BxL)
     """
     step = last_step(workdir) if step is None else step
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    like = snapshots.weights_like(workdir, step, average, place)
+    like = snapshots.weights_like(workdir, step, average, sharding.on_cpu())
     weights = snapshots.restore_weights(workdir, step, average, like)
     return jax.tree.map(np.asarray, weights)
 
