@@ -8,8 +8,9 @@ afterwards). A step updates all of it, and its state is donated.
 
 * `whole`: a synchronous save, until the snapshot is on disk;
 * `blocked`: what the loop waits in `Store.save`, as a share of it, of which `own` is
-  processor time of the loop's thread, the rest being waits for a core while the first
-  items are written already; `checksums` is the part that is spent on them;
+  processor time of the loop's thread, the rest being waits for other threads, above all
+  those that compute checksums: nothing is written before all of it is handed over;
+* `checksums`: the time that these take when they are computed alone, as a share;
 * `behind`: how much later the steps beside the writing are done than they would be
   without it, as a share. On a CPU they share its cores, and the writer reads the memory
   of the state in place, so that the first of them has to copy what is donated;
