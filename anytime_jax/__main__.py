@@ -3,4 +3,4 @@
 from anytime_jax.commands import main
 
 if __name__ == "__main__":
-    raise SystemExit(main.main())
+    main.process()

@@ -71,8 +71,8 @@ def start(
     Returns:
       The process, whose stderr is a pipe of text.
     """
-    lines = f"{script}\nimport sys\nfrom anytime_jax.commands import main\n"
-    lines += f"sys.exit(main.main(['train', *{list(map(str, arguments))!r}]))"
+    lines = f"{script}\nfrom anytime_jax.commands import main\n"
+    lines += f"main.process(['train', *{list(map(str, arguments))!r}])"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),

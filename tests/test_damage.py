@@ -210,6 +210,29 @@ def test_contents_are_verified_where_files_cannot_be(tmp_path):
     np.testing.assert_array_equal(part["u"], weights["u"])
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"meta/../../../secret": [1, None]},
+        {"/etc/hostname": [1, None]},
+        {"meta": [1, None]},
+        {"meta/metadata": 3},
+        {"meta/metadata": [1, 2, 3]},
+        ["meta/metadata"],
+        None,
+    ],
+)
+def test_a_list_that_was_never_written_is_damage(saved, tmp_path, files):
+    copy = copied(saved[0], tmp_path / "copy")
+    folder = copy / "snapshots" / str(STEPS)
+    content = dict(format=2, files=files)
+    crc32 = zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    path = folder / "meta" / "files.json"
+    path.write_text(json.dumps({"crc32": crc32, "content": content}))
+    with pytest.raises(snapshots.Damaged, match=r"files.json is no list of its files$"):
+        snapshots.stored_weights(copy, STEPS)
+
+
 def of_format(folder, version):
     """Rewrites a snapshot as one that says it is of another format."""
     for path in (folder / "meta" / "metadata", *folder.glob("*/_METADATA")):
@@ -247,6 +270,11 @@ def test_an_unknown_format_is_refused_with_both_versions(saved, finished, tmp_pa
         with pytest.raises(ValueError, match=message) as caught:
             read()
         assert not isinstance(caught.value, snapshots.Damaged)
+    # What a later version leaves out is not damage.
+    (folder / "meta" / "files.json").unlink()
+    with pytest.raises(ValueError, match=message) as caught:
+        snapshots.newest_whole(copy)
+    assert not isinstance(caught.value, snapshots.Damaged)
     shutil.rmtree(folder / "meta")  # An item alone tells it too.
     for read in readers[2:4]:
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from anytime_jax.commands import errors, main
+from anytime_jax.training import hosts
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -30,6 +31,28 @@ def test_an_unknown_verb(verb, capsys):
     known = ", ".join(main.VERBS)
     assert err == f"anytime_jax: {verb!r} is no verb; known are {known}\n"
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "several", "at_once"),
+    [
+        (0, False, False),
+        (1, False, True),
+        (1, True, False),
+        (2, False, False),
+        (130, False, True),
+        (143, False, False),
+    ],
+)
+def test_a_failure_waits_for_no_thread(monkeypatch, code, several, at_once):
+    left = []
+    monkeypatch.setattr(main, "main", lambda arguments: code)
+    monkeypatch.setattr(hosts, "several", lambda: several)
+    monkeypatch.setattr(hosts, "leave", left.append)
+    with pytest.raises(SystemExit) as ended:
+        main.process([])
+    assert ended.value.code == code
+    assert left == [code] * at_once
 
 
 def test_a_message_is_one_line():

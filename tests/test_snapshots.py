@@ -242,6 +242,37 @@ def test_a_folder_that_is_removed_is_named(tmp_path):
     opened.abandon()
 
 
+def test_nothing_is_written_before_all_is_handed_over(tmp_path, monkeypatch):
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    submit, found = opened._manager.save, []
+
+    def watched(step, args):
+        submit(step, args=args)
+        time.sleep(0.2)
+        found.extend((tmp_path / "snapshots").iterdir())
+
+    monkeypatch.setattr(opened._manager, "save", watched)
+    opened.save(small_state(), 1, {})
+    opened.close()
+    assert found == []
+    assert snapshots.stored_steps(tmp_path) == [1]
+
+
+def test_a_save_that_is_interrupted_holds_nothing_up(tmp_path, monkeypatch):
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    submit = opened._manager.save
+
+    def interrupted(step, args):
+        submit(step, args=args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opened._manager, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.save(small_state(), 1, {})
+    opened.abandon()
+    assert snapshots.stored_steps(tmp_path) == [1]
+
+
 def test_what_fails_in_the_background_is_found_out(tmp_path, monkeypatch):
     save(tmp_path, small_state(), step=3)
     opened = store.Store(tmp_path, keeps=lambda step: True)

@@ -6,6 +6,7 @@ import pytest
 from anytime_jax import training
 from anytime_jax.commands import main, train
 from anytime_jax.training import hosts, lock
+from benchmarks import processes
 
 CONFIG = "configs/tiny.py"
 
@@ -266,3 +267,31 @@ def test_what_cannot_be_joined_is_one_line(command, monkeypatch, capsys):
 def test_two_ways_to_find_the_others_are_one_too_many(command, capsys):
     assert command("--distributed", "--process=1") == (2,)
     assert "itself: leave out --process\n" in capsys.readouterr().err
+
+
+# The folder of snapshots goes after the loop has looked, and before it is written to.
+DELETED = """
+import shutil
+from anytime_jax.training import store
+save = store.Store._save
+
+def late(self, trees, step, meta, extra):
+    submit = self._manager.save
+    def gone(step, args):
+        submit(step, args=args)
+        shutil.rmtree(self._folder)
+    self._manager.save = gone
+    save(self, trees, step, meta, extra)
+
+store.Store._save = late
+"""
+
+
+def test_a_folder_that_is_deleted_is_not_made_anew_and_nothing_waits(tmp_path):
+    process = processes.start(processes.flags(tmp_path), script=DELETED)
+    [(code, text)] = processes.ended(process, timeout=120)
+    gone = f"anytime_jax: {tmp_path}/snapshots is gone: it was removed during the run"
+    assert code == 1
+    assert processes.last_line(text) == gone
+    assert "Traceback" not in text
+    assert not (tmp_path / "snapshots").exists()

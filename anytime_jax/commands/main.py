@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from anytime_jax.commands.errors import BadInput
 
@@ -18,8 +19,27 @@ VERBS = {
     "law": "fit loss curves, predict a schedule's, find the best schedule",
 }
 
+_FAILED = (1, 130)  # exit codes
+
 _LISTED = "\n".join(f"  {verb:8} {what}" for verb, what in VERBS.items())
 _HELP = f"usage: python -m anytime_jax VERB [--help] ...\n\n{_LISTED}"
+
+
+def process(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one verb, and ends the process with its exit code.
+
+    Args:
+      arguments: as for `main`.
+    """
+    code = main(arguments)
+    if code in _FAILED and "anytime_jax.training.hosts" in sys.modules:
+        from anytime_jax.training import hosts
+
+        # Python would wait for the threads of a snapshot that failed, and they for each
+        # other for minutes. Several processes end their common work first.
+        if not hosts.several():
+            hosts.leave(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

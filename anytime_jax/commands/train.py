@@ -61,8 +61,10 @@ def run(arguments: Sequence[str]) -> int:
         if jax.process_count() == 1:
             raise
         # The others have not failed, and the end of Python would wait for them.
+        if isinstance(error, KeyboardInterrupt):
+            hosts.leave(130, "interrupted")
         traceback.print_exc()
-        hosts.leave(130 if isinstance(error, KeyboardInterrupt) else 1)
+        hosts.leave(1)
 
 
 def _silence_late_writes(unraisable) -> None:

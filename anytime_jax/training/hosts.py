@@ -185,6 +185,11 @@ def together() -> Iterator[None]:
         raise Lost(f"another process of this run has ended ({reason})") from error
 
 
+def several() -> bool:
+    """Returns whether this process is one of several, without starting a backend."""
+    return jax.distributed.is_initialized()
+
+
 def leave(code: int, line: str = "") -> None:
     """Ends this process at once, without waiting for others that may be gone.
 

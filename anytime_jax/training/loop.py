@@ -119,19 +119,20 @@ def _run(
     kept = config_file.kept_steps(workdir)
     resolved = recipe.resolved() | {"data": dataset.description}
     resolved["kept"] = sorted(kept.union(resolved["kept"]))
-    config_file.write(config, resolved, workdir)
 
     train_step, evaluate, like = compiling.compile_steps(config, recipe)
     current, start, meta = starting.start(config, recipe, workdir, like)
+    # Not before it is sure that the run can go on so.
+    config_file.write(config, resolved, workdir)
     # Ahead, so that what would be compiled a second time is refused.
     train_step = train_step.lower(like, compiling.batch_like(config, recipe)).compile()
     consumed = meta["sequences"]
     batches = _batches(config, recipe, dataset, start, consumed)
-    store = store_lib.Store(workdir, lambda step: step in kept or recipe.keeps(step))
     writer = writer or _writer(workdir, start)
     shares = timing.Shares()
     record = recorder.Recorder(prepared, writer, evaluate, current, start, meta, shares)
     trace = timing.Profile(workdir, start, recipe.total_steps, profile)
+    store = store_lib.Store(workdir, lambda step: step in kept or recipe.keeps(step))
 
     with _ending(workdir, store, record, batches, trace):
         pending = None
@@ -183,11 +184,12 @@ def _ending(workdir, store, record, batches, trace) -> Iterator[None]:
             failed = error
         for ended in (trace, batches, record, store):
             ended.close()
-    except BaseException:
-        for end in (trace.close, batches.close, record.close, store.abandon):
+    except BaseException as error:
+        for ended in (trace, batches, record):
             # What went wrong first is what has to be told.
             with contextlib.suppress(Exception):
-                end()
+                ended.close()
+        store.abandon(wait=isinstance(error, Exception))
         raise
     if isinstance(failed, FloatingPointError):
         # Only now is the last one written.

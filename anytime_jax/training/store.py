@@ -154,10 +154,15 @@ class Store:
             # All that was saved is there; it is the removal of older ones.
             hosts.say(f"{self._folder}: older snapshots stay: {_line(error)}")
 
-    def abandon(self) -> None:
-        """Releases the folder after a failure, which it does not repeat."""
+    def abandon(self, wait: bool = True) -> None:
+        """Releases the folder after a failure, which it does not repeat.
+
+        Args:
+          wait: whether what is being written may be finished.
+        """
+        self._handed_over.set()  # An interrupt may have come just before.
         # Of several processes each would wait for the others, which may be gone.
-        if jax.process_count() == 1:
+        if wait and jax.process_count() == 1:
             with contextlib.suppress(Exception):
                 self._manager.close()
 
@@ -263,13 +268,13 @@ def _starting_after(event: threading.Event) -> type:
     """
 
     class Folder(atomicity.AtomicRenameTemporaryPath):
-        async def create(self):
+        async def create(self, *args, **kwargs):
             event.wait()
             parent = self.get_final().parent
             if not parent.exists():  # Orbax would make it anew.
                 reason = os.strerror(errno.ENOENT)
                 raise FileNotFoundError(errno.ENOENT, reason, str(parent))
-            return await super().create()
+            return await super().create(*args, **kwargs)
 
     return Folder
 

@@ -158,22 +158,41 @@ def damage(folder: pathlib.Path, what: str) -> Damaged:
 def _listed(folder: pathlib.Path) -> dict[str, list] | None:
     """Size and CRC-32 by name; None if the snapshot is too old, or a part of one."""
     path = folder / "meta" / _LIST
+    version = _format_in_meta(folder)
+    # First, since what a later version writes may look damaged to this one.
+    check_format(folder, version)
     if not path.is_file():
-        if _format_in_meta(folder) > 1:
+        if version > 1:
             raise damage(folder, f"meta/{_LIST} is missing")
         return None
     try:
         found = json.loads(path.read_text())
-        whole = found["crc32"] == _crc32(_text(found["content"]))
+        content, whole = (
+            found["content"],
+            found["crc32"] == _crc32(_text(found["content"])),
+        )
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise damage(folder, f"meta/{_LIST} is not as it was written")
-    check_format(folder, found["content"]["format"])
-    return found["content"]["files"]
+    check_format(folder, content["format"])
+    _check_list(folder, content.get("files"))
+    return content["files"]
+
+
+def _check_list(folder: pathlib.Path, files: Any) -> None:
+    """Refuses a list that no `write_list` has made; its names stay in the folder."""
+    good = isinstance(files, dict)
+    for name, entry in files.items() if good else ():
+        parts = pathlib.PurePosixPath(name).parts
+        good &= len(parts) > 1 and not name.startswith("/") and ".." not in parts
+        good &= isinstance(entry, list) and len(entry) == 2
+    if not good:
+        raise damage(folder, f"meta/{_LIST} is no list of its files")
 
 
 def _format_in_meta(folder: pathlib.Path) -> int:
+    """The format that the item meta names; 1 where it names none, or is not there."""
     path = folder / "meta" / "metadata"  # the name that Orbax gives it
     try:
         return json.loads(path.read_text()).get("format", 1)
