@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -158,10 +159,15 @@ def deleted(shop: Workshop, number: int) -> str:
         before = remains.left(workdir)
         folder.rename(away)  # at once, whatever is being written
         end = shop.ended(process)
-    if problem := end.problem(1, f"{folder} is gone"):
+    problem = end.problem(1, f"{folder} is gone")
+    if problem and folder.exists():
+        # It was in the middle of a write, some parts of which bring the folder back.
+        problem = end.problem(1, f"{folder}: ") or _need(end)
+    if not problem and snapshots.stored_steps(workdir):
+        problem = "half a snapshot has the name of a whole one"
+    if problem:
         return problem
-    if folder.exists():
-        return f"{folder} was made anew"
+    shutil.rmtree(folder, ignore_errors=True)
     away.rename(folder)
     return shop.survives(before, workdir)
 
@@ -251,19 +257,21 @@ def unknown_format(shop: Workshop, number: int) -> str:
 
 
 def other_corpus(shop: Workshop, number: int) -> str:
-    """The text that a run is trained on has changed."""
-    workdir, text = shop.new(), shop.new().with_suffix(".txt")
-    lines = [f"line {i} of a text that is long enough\n\n" for i in range(4000)]
-    text.write_text("".join(lines))
-    changes = {"data.source": f"files:{text}", "model.vocab_size": 256}
+    """One letter of a text has changed, be it for training or for validation."""
+    workdir, texts = shop.new(), shop.new()
+    texts.mkdir()
+    for one in range(20):  # documents
+        (texts / f"{one}.txt").write_text(f"{one} of a text that is long\n" * 300)
+    changes = {"data.source": f"files:{texts}/*.txt", "model.vocab_size": 256}
     changes |= {"data.validation_fraction": 0.3}
     changes |= {"duration.steps": 20, "horizons.steps": (10, 20)}
     problem = shop.attempt(workdir, changes).problem(0)
-    text.write_text("".join(reversed(lines)))
+    path = texts / f"{shop.random.randrange(20)}.txt"
+    path.write_text(path.read_text().replace("long", "lone", 1))
     changes["duration.steps"] = 30
     before, listing = remains.left(workdir), remains.listing(workdir)
     refused = shop.attempt(workdir, changes)
-    problem = problem or refused.problem(2, "train tokens", "differ", "--changed_data")
+    problem = problem or refused.problem(2, " tokens", "differ", "--changed_data")
     if problem or remains.listing(workdir) != listing:
         return problem or "was refused, and something written"
     end = shop.attempt(workdir, changes, more=["--changed_data"])
