@@ -111,15 +111,19 @@ def full_disk(shop: Workshop, number: int) -> str:
     size = sum(512 * path.stat().st_blocks for path in newest.rglob("*"))
     # A run sees at once that there is less than its arrays need, and only in the middle
     # of the writing that there is no room for the rest.
-    room = int(size * shop.random.uniform(0.1, 0.95))
+    share = ((0.1, 0.5), (0.65, 0.9))[number // 2 % 2]
+    room = int(size * shop.random.uniform(*share))
     disk = shop.new()
     disk.mkdir()
     with workshop.mounted(disk, "-t", "tmpfs", "-o", "size=64m", "none"):
         workdir = disk / "run"
         if number % 2:
-            with shop.running(workdir, 30) as process, workshop.filled(disk, room):
+            with shop.running(workdir, 30) as process:
+                process.send_signal(signal.SIGSTOP)  # or it would write meanwhile
                 before = remains.left(workdir)
-                end = shop.ended(process)
+                with workshop.filled(disk, room):
+                    process.send_signal(signal.SIGCONT)
+                    end = shop.ended(process)
         else:
             before = remains.left(shop.halfway(workdir))
             with workshop.filled(disk, room):

@@ -86,7 +86,8 @@ class Kills:
         self._begun += 1
         uniform = self._shop.random.uniform
         if self._begun % 2 == 0:
-            return processes.kill_in_a_write(process, workdir, uniform(0.0, 0.2))
+            passed, pause = self._shop.random.randrange(3), uniform(0.0, 0.2)
+            return processes.kill_in_a_write(process, workdir, passed, pause)
         if self._begun % 4 == 1:  # Soon after the loop has begun.
             _wait(process, lambda: remains.began(workdir, process.pid) is not None)
             pause = uniform(0.0, 2.0)

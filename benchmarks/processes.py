@@ -231,13 +231,17 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def kill_in_a_write(
-    process: subprocess.Popen, workdir: str | os.PathLike, pause: float = 0.0
+    process: subprocess.Popen,
+    workdir: str | os.PathLike,
+    passed: int = 0,
+    pause: float = 0.0,
 ) -> bool:
     """Kills a process while it writes a snapshot.
 
     Args:
       process: from `start`, just now.
       workdir: the run's folder.
+      passed: how many writes to let pass before.
       pause: seconds between the begin of a write and the kill.
 
     Returns:
@@ -245,14 +249,15 @@ def kill_in_a_write(
       faster or the run ended.
     """
     # What an earlier kill has left stays until the run removes it and may come back.
-    old = half_written(workdir)
+    old, new = half_written(workdir), set()
     while process.poll() is None:
         there = half_written(workdir)
         old &= there
-        if there - old:
+        new |= there - old
+        if len(new) > passed:
             time.sleep(pause)
             kill(process)
-            return bool(half_written(workdir) - old)
+            return bool(half_written(workdir) & new)
         time.sleep(0.001)
     process.communicate()
     return False

@@ -33,9 +33,9 @@ class End(NamedTuple):
         """
         line = processes.last_line(self.text)
         missing = [word for word in words if word not in line]
-        if self.code != code or missing:
+        if self.code != code:
             return f"ended with {self.code}, not {code}, and said {line!r}"
-        return ""
+        return f"did not say {missing[0]!r} but {line!r}" if missing else ""
 
 
 class Workshop:
