@@ -1,4 +1,4 @@
-"""Starts real runs as processes of their own, ends them, and compares what they leave.
+"""Starts real runs as processes of their own, and ends them.
 
 For the tests of faults and for the benchmark that counts them.
 """
@@ -13,10 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from anytime_jax.training import metrics, snapshots
 
@@ -235,93 +231,44 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def kill_in_a_write(
-    process: subprocess.Popen, workdir: str | os.PathLike, after: int = 0
+    process: subprocess.Popen,
+    workdir: str | os.PathLike,
+    passed: int = 0,
+    pause: float = 0.0,
 ) -> bool:
     """Kills a process while it writes a snapshot.
 
     Args:
-      process: from `start`.
+      process: from `start`, just now.
       workdir: the run's folder.
-      after: only the snapshots of later steps count.
+      passed: how many writes to let pass before.
+      pause: seconds between the begin of a write and the kill.
 
     Returns:
-      Whether half a snapshot is there; False if the write was faster or the run ended.
+      Whether half a snapshot is there that was not before; False if the write was
+      faster or the run ended.
     """
+    # What an earlier kill has left stays until the run removes it and may come back.
+    old, new = half_written(workdir), set()
     while process.poll() is None:
-        if any(step > after for step in half_written(workdir)):
+        there = half_written(workdir)
+        old &= there
+        new |= there - old
+        if len(new) > passed:
+            time.sleep(pause)
             kill(process)
-            return any(step > after for step in half_written(workdir))
+            return bool(half_written(workdir) & new)
         time.sleep(0.001)
     process.communicate()
     return False
 
 
-def half_written(workdir: str | os.PathLike) -> list[int]:
-    """Returns the steps of snapshots that are being written, or were when a run ended.
+def half_written(workdir: str | os.PathLike) -> set[str]:
+    """Returns the names of snapshots that are being written, or were at a run's end.
 
     Args:
       workdir: the run's folder.
     """
     folder = pathlib.Path(workdir) / snapshots.FOLDER
     names = os.listdir(folder) if folder.is_dir() else []
-    return [int(name.split(".")[0]) for name in names if _TEMPORARY in name]
-
-
-def records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns all records of a run without what a clock says.
-
-    Args:
-      workdir: the run's folder.
-    """
-    return [
-        {key: value for key, value in record.items() if not key.startswith("time/")}
-        for record in metrics.read(workdir)
-    ]
-
-
-def differences(one: str | os.PathLike, other: str | os.PathLike) -> list[str]:
-    """Returns where two runs differ: in records, in any bit of their last snapshots.
-
-    Args:
-      one: a run's folder.
-      other: another's.
-    """
-    found = [] if records(one) == records(other) else ["metrics.jsonl"]
-    steps = [snapshots.stored_steps(workdir) for workdir in (one, other)]
-    if steps[0] != steps[1]:
-        return [*found, f"snapshots {steps[0]} and {steps[1]}"]
-    last = [
-        pathlib.Path(run) / snapshots.FOLDER / str(steps[0][-1]) for run in (one, other)
-    ]
-    metas = [snapshots.read_meta(run, steps[0][-1]) for run in (one, other)]
-    if metas[0] != metas[1]:
-        found.append(f"meta {metas[0]} and {metas[1]}")
-    leaves, others = (dict(_leaves(folder)) for folder in last)
-    different = [
-        name
-        for name in sorted(leaves.keys() | others.keys())
-        if name not in leaves
-        or name not in others
-        or leaves[name].tobytes() != others[name].tobytes()
-    ]
-    return found + different
-
-
-def _leaves(snapshot: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of a snapshot by item and path, whatever the items are."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    handler = ocp.PyTreeCheckpointHandler()
-    for item in sorted(path.parent for path in snapshot.glob("*/_METADATA")):
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            handler.metadata(item).tree,
-        )
-        tree = handler.restore(
-            item,
-            args=ocp.args.PyTreeRestore(
-                like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
-            ),
-        )
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            yield f"{item.name}/{name}", np.asarray(leaf)
+    return {name for name in names if _TEMPORARY in name}

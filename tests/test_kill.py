@@ -8,7 +8,7 @@ import time
 import pytest
 
 from anytime_jax.training import snapshots
-from benchmarks import processes
+from benchmarks import processes, remains
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,8 +47,15 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
-def listing(workdir):
-    return {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+def assert_goes_on(workdir, uninterrupted):
+    """From the newest snapshot that is whole, and not from the start again."""
+    before = remains.left(workdir)
+    assert not before.damaged
+    process = start(workdir)
+    processes.finish(process)
+    kept = snapshots.stored_steps(uninterrupted)
+    assert remains.went_on(before, workdir, process.pid, kept) == ""
+    assert remains.differences(workdir, uninterrupted) == []
 
 
 def test_ended_in_every_way_and_started_again(uninterrupted, tmp_path):
@@ -58,33 +65,29 @@ def test_ended_in_every_way_and_started_again(uninterrupted, tmp_path):
         processes.wait_until(process, lambda: processes.recorded(workdir, 13))
         # It holds the folder, and stands still so that it cannot end meanwhile.
         process.send_signal(signal.SIGSTOP)
-        before = listing(workdir)
+        before = remains.listing(workdir)
         [(code, text)] = processes.ended(start(workdir))
         assert code == 2
         line = f"anytime_jax: workdir={workdir} is in use by process {process.pid} on "
         assert processes.last_line(text).startswith(line)
         assert "Traceback" not in text
-        assert listing(workdir) == before
+        assert remains.listing(workdir) == before
         processes.kill(process)
 
     # A write can be faster than the eye.
-    done = snapshots.stored_steps(workdir)[-1]
-    assert any(
-        processes.kill_in_a_write(start(workdir), workdir, after)
-        for after in range(done, processes.STEPS, 13)
-    )
+    assert any(processes.kill_in_a_write(start(workdir), workdir) for _ in range(8))
 
     last = snapshots.stored_steps(workdir)[-1]
     process = start(workdir, INTERRUPTED.format(step=last + 5))
     [(code, text)] = processes.ended(process)
     assert code == 130, text
+    assert remains.began(workdir, process.pid) == last
     stopped = snapshots.stored_steps(workdir)[-1]
     assert last < stopped < processes.STEPS
     line = f"anytime_jax: stopped by SIGINT after step {stopped}, which is saved in "
     assert processes.last_line(text).startswith(line)
 
-    processes.finish(start(workdir))
-    assert processes.differences(workdir, uninterrupted) == []
+    assert_goes_on(workdir, uninterrupted)
 
 
 @pytest.mark.slow
@@ -92,6 +95,7 @@ def test_ended_in_every_way_and_started_again(uninterrupted, tmp_path):
 def test_killed_anywhere_again_and_again(uninterrupted, tmp_path, chain):
     generator = random.Random(chain)
     for _ in range(4):
+        before = remains.left(tmp_path)
         process = start(tmp_path)
         is_there = functools.partial(
             processes.recorded, tmp_path, generator.randrange(1, 90)
@@ -103,5 +107,5 @@ def test_killed_anywhere_again_and_again(uninterrupted, tmp_path, chain):
                 break
             time.sleep(generator.uniform(0.0, 0.2))
             processes.kill(process)
-    processes.finish(start(tmp_path))
-    assert processes.differences(tmp_path, uninterrupted) == []
+        assert remains.began(tmp_path, process.pid) in (None, before.step)
+    assert_goes_on(tmp_path, uninterrupted)
