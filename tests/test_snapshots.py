@@ -273,6 +273,21 @@ def test_a_save_that_is_interrupted_holds_nothing_up(tmp_path, monkeypatch):
     assert snapshots.stored_steps(tmp_path) == [1]
 
 
+def test_a_folder_that_was_made_anew_is_named(tmp_path, monkeypatch):
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    opened.save(small_state(), 1, {})
+    opened.wait()
+
+    def late(folder):  # The end of a write, after all before it was deleted.
+        shutil.rmtree(tmp_path / "snapshots" / "1")
+
+    monkeypatch.setattr(verifying, "write_list", late)
+    opened.save(small_state(), 2, {})
+    with pytest.raises(store.Unwritable, match=r"/snapshots is gone: it was removed"):
+        opened.wait()
+    opened.abandon()
+
+
 def test_what_fails_in_the_background_is_found_out(tmp_path, monkeypatch):
     save(tmp_path, small_state(), step=3)
     opened = store.Store(tmp_path, keeps=lambda step: True)

@@ -7,7 +7,7 @@ import pathlib
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ class Store:
         _spare_memory()
         self._folder = pathlib.Path(workdir).absolute() / snapshots.FOLDER
         self._step, self._need, self._saving = 0, 0, False  # of the last save
+        self._before: list[int] = []  # the steps stored before it
         self._handed_over = threading.Event()
         with writing(self._folder):
             self._manager = ocp.CheckpointManager(
@@ -95,6 +96,7 @@ class Store:
         self._step = step
         self._need = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
         self._check_folder()
+        self._before = snapshots.stored_steps(self._folder.parent)
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:  # Orbax would save nothing.
             raise ValueError(f"step={step} must be above {latest}, the latest snapshot")
@@ -129,8 +131,8 @@ class Store:
         self._saving = False
         with self._explained():
             self._manager.wait_until_finished()
-        self._check_there()
         stored = snapshots.stored_steps(self._folder.parent)
+        self._check_there(stored if hosts.is_first() else None)
         # Elsewhere a network file system may show it later.
         if hosts.is_first() and self._step not in stored:
             raise self._unwritable("it is not there after it was written")
@@ -183,6 +185,7 @@ class Store:
             if self._step in snapshots.stored_steps(self._folder.parent):
                 hosts.say(f"{self._folder}: older snapshots stay: {_line(error)}")
                 return
+            self._check_there(snapshots.stored_steps(self._folder.parent))
             self._check_folder()
             raise self._unwritable(_line(error)) from error
 
@@ -196,8 +199,13 @@ class Store:
                 "ones are whole"
             )
 
-    def _check_there(self) -> None:
-        if not self._folder.is_dir():
+    def _check_there(self, stored: Sequence[int] | None = None) -> None:
+        """Refuses to go on without the folder, or with all of `_before` missing."""
+        # What was still being written may have made the folder anew.
+        emptied = (
+            stored is not None and self._before and not {*self._before} & {*stored}
+        )
+        if emptied or not self._folder.is_dir():
             raise Unwritable(f"{self._folder} is gone: it was removed during the run")
 
     def _unwritable(self, reason: str) -> Unwritable:
