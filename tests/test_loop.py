@@ -32,8 +32,8 @@ class Interrupting(metrics.Writer):
         super().write_scalars(step, scalars)
 
 
-class Killed(BaseException):
-    """Stands for a process that is gone."""
+class Killed(Exception):
+    """Stands for a process that is gone, once its snapshots are written."""
 
 
 def kill():

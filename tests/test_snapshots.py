@@ -258,6 +258,15 @@ def test_nothing_is_written_before_all_is_handed_over(tmp_path, monkeypatch):
     assert snapshots.stored_steps(tmp_path) == [1]
 
 
+def test_what_is_said_of_a_snapshot_is_what_it_was(tmp_path):
+    opened = store.Store(tmp_path, keeps=lambda step: True)
+    meta = dict(skipped=dict(in_a_row=1))
+    opened.save(small_state(), 1, meta)
+    meta["skipped"]["in_a_row"] = 0
+    opened.close()
+    assert snapshots.read_meta(tmp_path, 1)["skipped"] == dict(in_a_row=1)
+
+
 def test_a_save_that_is_interrupted_holds_nothing_up(tmp_path, monkeypatch):
     opened = store.Store(tmp_path, keeps=lambda step: True)
     submit = opened._manager.save

@@ -104,7 +104,7 @@ def test_train_reads_every_command_and_plans_branches_off_their_trunks(
         assert (made.start_step, made.total_steps) == (job.start_step, job.total_steps)
         assert made.tokens_per_step == job.tokens_per_step
         if job.name in trunks:
-            resolved = dict(total_steps=made.total_steps)
+            resolved = dict(total_steps=made.total_steps, kept=[], snapshot_every=1)
             resolved |= dict(tokens_per_step=made.tokens_per_step)
             config_file.write(values.config, resolved, values.workdir)
 

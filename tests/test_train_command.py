@@ -220,7 +220,7 @@ def several(monkeypatch):
         ),
         (OSError("a/snapshots: no room"), 1, "a/snapshots: no room"),
         (KeyError("a"), 1, ""),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_happens_to_one_process_does_not_wait_for_the_other(

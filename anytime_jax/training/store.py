@@ -1,6 +1,7 @@
 """Writing the snapshots that `snapshots` reads."""
 
 import contextlib
+import copy
 import errno
 import os
 import pathlib
@@ -100,7 +101,9 @@ class Store:
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:  # Orbax would save nothing.
             raise ValueError(f"step={step} must be above {latest}, the latest snapshot")
-        args = _items(trees, {**meta, "step": step}, extra)
+        # It is written later, when the caller may have changed what is in it.
+        meta = copy.deepcopy({**meta, "step": step})
+        args = _items(trees, meta, extra)
         self._handed_over.clear()
         with self._explained():
             try:
