@@ -42,6 +42,15 @@ STYLES = {
 }
 
 
+_REGRETS = (
+    "constant_average",
+    "inverse_sqrt_average",
+    "constant_cooldown_10",
+    "constant_cooldown_20",
+    "cosine",
+)
+
+
 def horizons(axes, comparison: Comparison) -> None:
     """The horizons along the axes."""
     axes.set_xscale("log", base=2)
@@ -76,36 +85,34 @@ def losses(comparison: Comparison, path: pathlib.Path) -> None:
 
 def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
     """Figure 2: distance to the envelope, with the spread of the seeds."""
-    drawing = figure.Figure(
-        figsize=(7.2 if len(comparisons) == 1 else 11, 4.4), dpi=150
-    )
-    grid = drawing.subplots(
-        1,
-        len(comparisons),
-        squeeze=False,
-        sharey=True,
-        width_ratios=(6, 5)[: len(comparisons)],
-    )[0]
-    drawing.subplots_adjust(0.08, 0.13, 0.99, 0.84, wspace=0.06)
-    for axes, comparison in zip(grid, comparisons, strict=True):
-        axes.axhspan(-PAPERS_BAND, PAPERS_BAND, color=looks.GRID, lw=0, zorder=0)
-        axes.axhline(0, color=looks.FIXED, lw=1)
-        names = ("constant_average", "inverse_sqrt_average", "constant_cooldown_10")
-        names = [*names, "constant_cooldown_20", "cosine"]
-        names = [name for name in names if name in comparison.methods]
+    count = len(comparisons)
+    drawing = figure.Figure(figsize=(7.2 if count == 1 else 11, 4.8), dpi=150)
+    widths = [len(comparison.times) for comparison in comparisons]
+    grid = drawing.subplots(1, count, squeeze=False, sharey=True, width_ratios=widths)
+    drawing.subplots_adjust(0.08, 0.24, 0.99, 0.86, wspace=0.06)
+    for axes, comparison in zip(grid[0], comparisons, strict=True):
+        _band(axes, comparison)
+        names = [name for name in _REGRETS if name in comparison.methods]
         for place, name in enumerate(names):
             _errorbars(axes, comparison, name, place - (len(names) - 1) / 2)
-        horizons(axes, comparison)
         batch = "" if comparison.batch == 1 else f", {comparison.batch} times the batch"
         title = f"Loss minus the tuned envelope{batch}"
-        y = "nats per byte" if axes is grid[0] else ""
+        y = "nats per byte" if axes is grid[0, 0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
-    grid[0].legend(frameon=False, fontsize=looks.FONT, ncols=2)
-    band = f"grey: the paper's ±{PAPERS_BAND}"
-    grid[0].text(
-        0.99, 0.02, band, transform=grid[0].transAxes, ha="right", fontsize=looks.FONT
-    )
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    place = dict(loc="lower center", ncols=3)
+    drawing.legend(handles, labels, frameon=False, fontsize=looks.FONT, **place)
     drawing.savefig(path)
+
+
+def _band(axes, comparison: Comparison) -> None:
+    """The envelope itself, and how far from it the paper's methods were."""
+    label = f"the paper's largest difference, {PAPERS_BAND}"
+    axes.axhspan(
+        -PAPERS_BAND, PAPERS_BAND, color=looks.GRID, lw=0, zorder=0, label=label
+    )
+    axes.axhline(0, color=looks.FIXED, lw=1)
+    horizons(axes, comparison)
 
 
 def _errorbars(axes, comparison: Comparison, name: str, place: float) -> None:
@@ -121,7 +128,7 @@ def averages(comparison: Comparison, path: pathlib.Path) -> None:
     """Figure 3: the regret against the divisor f of the average, at each horizon."""
     drawing = figure.Figure(figsize=(9.6, 4.4), dpi=150)
     grid = drawing.subplots(1, 2, sharey=True)
-    drawing.subplots_adjust(0.08, 0.13, 0.98, 0.84, wspace=0.06)
+    drawing.subplots_adjust(0.08, 0.13, 0.88, 0.84, wspace=0.06)
     divisors = (6.25, 12.5, 25.0, 50.0, 100.0)
     names = selection.AVERAGES[: len(divisors)]
     for axes, schedule in zip(grid, ("constant", "inverse_sqrt"), strict=True):
@@ -139,7 +146,8 @@ def averages(comparison: Comparison, path: pathlib.Path) -> None:
         title = TITLES[f"{schedule}_average"].split(" +")[0]
         y = "regret, nats per byte" if axes is grid[0] else ""
         looks.finish(axes, title, "f: the half-life is age/f", y)
-    grid[0].legend(frameon=False, fontsize=looks.FONT, title="horizon", ncols=2)
+    handles, labels = grid[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, frameon=False, title="horizon", loc="center right")
     drawing.savefig(path)
 
 
@@ -147,7 +155,7 @@ def costs(rows: list[tuple[str, float, float]], path: pathlib.Path) -> None:
     """Figure 4: tokens for all horizons, without and with tuning, in units of 1x."""
     drawing = figure.Figure(figsize=(7.2, 0.5 * len(rows) + 1.4), dpi=150)
     axes = drawing.subplots()
-    drawing.subplots_adjust(0.36, 0.2, 0.94, 0.82)
+    drawing.subplots_adjust(0.34, 0.14, 0.98, 0.86)
     for place, (_, plain, tuned) in enumerate(reversed(rows)):
         axes.barh(place + 0.2, plain, 0.36, color=looks.TRUNKS[0][0])
         axes.barh(place - 0.2, tuned, 0.36, color=looks.OTHERS)
@@ -155,14 +163,8 @@ def costs(rows: list[tuple[str, float, float]], path: pathlib.Path) -> None:
             text = f" {value:.0f}x"
             axes.text(value, place + shift, text, va="center", fontsize=looks.FONT)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-    axes.text(
-        0.98,
-        0.06,
-        "dark: once; light: with its tuning",
-        ha="right",
-        transform=axes.transAxes,
-        fontsize=looks.FONT,
-    )
+    axes.set_xlim(0, 1.08 * max(tuned for *_, tuned in rows))
     title = "Tokens for a model at every horizon"
-    looks.finish(axes, title, "multiples of Chinchilla's 1x", "")
+    x = "multiples of Chinchilla's 1x; dark: once, light: with its tuning"
+    looks.finish(axes, title, x, "")
     drawing.savefig(path)
