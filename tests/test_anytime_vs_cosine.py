@@ -325,7 +325,7 @@ def test_report_prints_and_draws_everything(results, tmp_path, capsys, monkeypat
 
 def test_costs_count_what_was_trained(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
-    assert rows["constant + averages"] == (32, 128)
+    assert rows["constant + averages"] == (32, 128 + 64)
     assert rows["6 runs, cosine"] == (63, 252)
     assert rows["constant + cooldown of 10 %"][0] == pytest.approx(32 + 6.3)
 

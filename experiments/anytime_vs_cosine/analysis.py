@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import pathlib
 import statistics
 from collections.abc import Mapping
@@ -61,6 +62,14 @@ class Comparison:
         self._results = {
             (job.setting, job.seed, job.cooldowns): r for job, r in results.items()
         }
+        for kind, reported in (("data", False), ("validation", True)):
+            found = [
+                json.dumps(result[kind])
+                for job, result in results.items()
+                if kind in result and bool(job.seed) >= reported
+            ]
+            if len(set(found)) > 1:
+                raise ValueError(f"results are from different {kind}: {set(found)}")
         self.batch = batch
         self.times = plan.horizons(batch)
         self.steps_1x = plan.steps_1x
@@ -131,7 +140,8 @@ class Comparison:
 
     def standard_error(self, name: str, times: int, against: str = BETTER) -> float:
         """Returns that of the mean regret, over validation documents."""
-        counts_G = np.array(next(iter(self._results.values()))["validation"]["groups"])
+        job = self.methods["cosine"].jobs[times]
+        counts_G = self._result(job, self.seeds[0], "raw")["validation"]["groups"]
         differences_SxG = [
             np.subtract(
                 self._at("groups", name, times, seed),
@@ -139,7 +149,9 @@ class Comparison:
             )
             for seed in self.seeds
         ]
-        return documents.standard_error(np.mean(differences_SxG, axis=0), counts_G)
+        return documents.standard_error(
+            np.mean(differences_SxG, axis=0), np.array(counts_G)
+        )
 
     def exit_regrets(self, name: str, other: str, times: int) -> list[float]:
         """Returns the regrets of another exit of the run of a method."""

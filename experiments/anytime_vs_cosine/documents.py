@@ -14,7 +14,9 @@ import optax
 
 from anytime_jax import data, models
 
-SEQUENCES = 8192  # of the validation set, evenly spaced
+SEQUENCES = 8192  # to choose by, evenly spaced: a document counts by its length
+MOST = 16  # sequences of a document, to report: long ones would outweigh all others
+_PART = 4  # every so many batches, for curves
 GROUPS = 64
 _BATCH = 64  # sequences
 _END = 0  # of a document, in the bytes tokenizer
@@ -32,12 +34,13 @@ class Documents:
       documents: how many documents they are from.
     """
 
-    def __init__(self, config: Any, sequences: int = SEQUENCES):
+    def __init__(self, config: Any, sequences: int = SEQUENCES, most: int = 0):
         """Reads it.
 
         Args:
           config: of any run.
           sequences: how many, evenly spaced over the set.
+          most: of a document, evenly spaced in it; 0 for `sequences` instead.
         """
         dataset = data.load(
             **config.data, sequence_length=config.sequence_length, seed=config.seed
@@ -47,7 +50,12 @@ class Documents:
         # A token belongs to the document whose end comes next, its end included.
         ends_NxL = whole_NxL1[:, 1:] == _END
         before_NxL = np.cumsum(ends_NxL).reshape(ends_NxL.shape) - ends_NxL
-        chosen = np.linspace(0, len(validation), sequences, endpoint=False).astype(int)
+        if most:
+            chosen = _capped(before_NxL[:, 0], most)
+            sequences = len(chosen) // _BATCH * _BATCH
+            chosen = chosen[_spaced(len(chosen), sequences)]
+        else:
+            chosen = _spaced(len(validation), sequences)
         self.documents = len(np.unique(before_NxL[chosen]))
         of_NxL = before_NxL[chosen] % GROUPS
         self.counts_G = np.bincount(of_NxL.ravel(), minlength=GROUPS)
@@ -56,6 +64,16 @@ class Documents:
         self.of_NxBxL = jnp.asarray(of_NxL).reshape(shape)
         model = models.build(config.model.to_dict())
         self._sums = jax.jit(functools.partial(_sums, model))
+
+    def part(self, params: Tree) -> float:
+        """Returns the mean loss on a part of the set, in nats per token.
+
+        Args:
+          params: the weights.
+        """
+        tokens_NxBxL1, of_NxBxL = self.tokens_NxBxL1[::_PART], self.of_NxBxL[::_PART]
+        sums_G = np.asarray(self._sums(params, tokens_NxBxL1, of_NxBxL), np.float64)
+        return float(sums_G.sum() / of_NxBxL.size)
 
     def losses(self, params: Tree) -> np.ndarray:
         """Returns the mean loss of each group, in nats per token.
@@ -67,6 +85,22 @@ class Documents:
             self._sums(params, self.tokens_NxBxL1, self.of_NxBxL), np.float64
         )
         return sums_G / self.counts_G
+
+
+def _spaced(count: int, wanted: int) -> np.ndarray:
+    return np.linspace(0, count, wanted, endpoint=False).astype(int)
+
+
+def _capped(of_N: np.ndarray, most: int) -> np.ndarray:
+    """Of the sequences of every document at most so many."""
+    starts = np.flatnonzero(np.diff(of_N, prepend=-1))
+    lengths = np.diff(starts, append=len(of_N))
+    return np.concatenate(
+        [
+            start + _spaced(length, min(length, most))
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+    )
 
 
 def mean(losses_G: np.ndarray, counts_G: np.ndarray) -> float:

@@ -21,7 +21,7 @@ COOLDOWNS = {
     "cooldown_10": dict(percent=10, shape="linear", final_fraction=0.1),
     "cooldown_20": dict(percent=20, shape="1-sqrt", final_fraction=0.0),
 }
-MERGES = ("window_10", "window_20", "wsm_25", "wsm_50")
+MERGES = ("window_10", "window_20", "wsm_12", "wsm_25", "wsm_50")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +156,8 @@ def config(job: Job) -> ml_collections.ConfigDict:
         schedule.warmup_steps = round(_LARGE_WARMUP * job.steps(1))
     if job.is_trunk:
         made.snapshots.every = job.steps(1 / 8)
-    else:  # what is needed after an interruption, and the horizons
-        made.snapshots.update(every=made.duration.steps, latest_every=job.steps(1))
+    else:  # for its curve, and for what an interruption would lose
+        made.snapshots.every = max(1, made.duration.steps // 16)
     return made
 
 

@@ -94,7 +94,9 @@ def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
     body = []
     for schedule in protocol.TRUNKS:
         for family, exits in selection.FAMILIES.items():
-            ranked = selection.worst_regrets(losses, schedule, exits, batch)
+            ranked = {}
+            for beta2 in (protocol.FULL.beta2, *protocol.FULL.other_beta2):
+                ranked |= selection.worst_regrets(losses, schedule, exits, batch, beta2)
             jobs = dict.fromkeys(setting.job for setting in ranked)
             for job in sorted(jobs):
                 best = min((s for s in ranked if s.job == job), key=ranked.get)
@@ -111,8 +113,9 @@ def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
     horizons = sum(t for t in protocol.FULL.times if t <= times)
     rows = []
     usual = [job for job in jobs if job.beta2 == protocol.FULL.beta2]
+    rest = [job for job in jobs if job not in usual]
     for schedule, title in (("constant", "constant"), ("inverse_sqrt", "1/sqrt")):
-        trunks = [job for job in usual if job.schedule == schedule]
+        trunks = [job for job in usual + rest if job.schedule == schedule]
         rows.append((f"{title} + averages", times, sum(job.times for job in trunks)))
     for kind, spec in protocol.COOLDOWNS.items():
         share = spec["percent"] / 100

@@ -12,6 +12,7 @@ from the results of seed 0 and is known when these are there.
 
 import argparse
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -61,25 +62,33 @@ def do(options: argparse.Namespace) -> None:
     # What the runs have in common, such as their evaluation, is compiled once.
     jax.config.update("jax_compilation_cache_dir", str(options.out / ".compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    first = protocol.grid(options.plan, 1)[0]
-    documents = documents_lib.Documents(protocol.config(first))
     while jobs := pending(options):
         for job in jobs:
             if claim := work.claim(options.out / "claims" / job.name):
                 with claim:
-                    _do(job, options, documents)
+                    _do(job, options)
                 break
         else:
             time.sleep(_PATIENCE)
 
 
-def _do(
-    job: Job, options: argparse.Namespace, documents: documents_lib.Documents
-) -> None:
+@functools.cache
+def _documents(reported: bool, quick: bool) -> documents_lib.Documents:
+    """The validation set to report on, or the one to choose by."""
+    config = protocol.config(protocol.grid(protocol.FULL, 1)[0])
+    if quick:
+        return documents_lib.Documents(config, sequences=1024)
+    if reported:
+        return documents_lib.Documents(config, most=documents_lib.MOST)
+    return documents_lib.Documents(config)
+
+
+def _do(job: Job, options: argparse.Namespace) -> None:
     path = options.results / f"{job.name}.json"
     if path.exists():  # Done between the list and the claim.
         return
     start = time.perf_counter()
+    documents = _documents(job.seed > 0, options.quick)
     work.write(work.execute(job, options.out, documents), path)
     if options.discard:
         work.discard(job, options.out)

@@ -82,13 +82,26 @@ def choose(
 
 
 def worst_regrets(
-    results: Results, schedule: str, exits: Iterable[str], batch: int = 1
+    results: Results,
+    schedule: str,
+    exits: Iterable[str],
+    batch: int = 1,
+    beta2: float = protocol.FULL.beta2,
 ) -> dict[Setting, float]:
-    """Returns the worst regret of every setting, against the better envelope."""
+    """Returns the worst regret of every setting, against the better envelope.
+
+    Args:
+      results: the results.
+      schedule: of the trunk.
+      exits: those to try.
+      batch: in multiples of the usual one.
+      beta2: of Adam; the envelope has the usual one.
+    """
     best = envelope(results, protocol.ENVELOPE, batch)
     found = {}
     for job, losses in results.items():
-        if (job.schedule, job.batch, job.seed) == (schedule, batch, 0):
+        tried = (job.schedule, job.batch, job.beta2, job.seed)
+        if tried == (schedule, batch, beta2, 0):
             for name in exits:
                 if set(best) <= set(losses.get(name, {})):
                     regrets = [losses[name][times] - best[times] for times in best]
@@ -99,8 +112,8 @@ def worst_regrets(
 def wanted(results: Results, plan: Protocol) -> list[Job]:
     """Returns the jobs that can be done now, those that are done included.
 
-    First the grid; then its extension, as long as an optimum is at its edge; then the
-    other beta2 at the chosen peaks; then what is chosen, on the other seeds.
+    First the grid; then its extension, as long as an optimum is at its edge; then, as a
+    check, the other beta2 at the chosen peaks; then what is chosen, on other seeds.
 
     Args:
       results: the results.
@@ -157,8 +170,7 @@ def _other_beta2(results: Results, plan: Protocol) -> list[Job]:
     found = []
     for schedule in protocol.TRUNKS:
         ranked = worst_regrets(results, schedule, AVERAGES)
-        usual = {s: worst for s, worst in ranked.items() if s.job.beta2 == plan.beta2}
-        best = min(usual, key=usual.get).job.setting
+        best = min(ranked, key=ranked.get).job.setting
         found += [dataclasses.replace(best, beta2=value) for value in plan.other_beta2]
     return found
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import pathlib
 import shutil
 import time
@@ -12,12 +13,14 @@ import jax
 import numpy as np
 
 from anytime_jax import training
-from anytime_jax.training import config_file, metrics, snapshots
+from anytime_jax.training import config_file, snapshots
 from experiments.anytime_vs_cosine import documents as documents_lib
-from experiments.anytime_vs_cosine import protocol
+from experiments.anytime_vs_cosine import protocol, selection
 from experiments.anytime_vs_cosine.protocol import Job
 
 Tree = Any
+
+_POINTS = 20  # of a curve, at most
 
 
 def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) -> dict:
@@ -30,18 +33,15 @@ def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) 
 
     Returns:
       Its result, which JSON can express: the losses of every exit at every horizon,
-      also by group of documents; the curve of the run on the small validation set; and
-      what it took.
+      also by group of documents, infinite if the run diverged; the curve of the run and
+      its averages; and what it took.
     """
-    trunk = folder / job.name / "run"
-    start = time.perf_counter()
-    training.train(protocol.config(job), trunk)
-    if job.cooldowns:
-        for kind, times, _ in _branches(job, folder):
-            branch = folder / job.name / f"{kind}_{times}x"
-            steps = job.horizons[times]
-            made = protocol.cooldown_config(job, str(trunk), kind, steps)
-            training.train(made, branch)
+    trunk, start = folder / job.name / "run", time.perf_counter()
+    try:
+        _train(job, folder)
+    except FloatingPointError as error:
+        print(f"{job.name}: {error}", flush=True)
+        return dict(job=vars(job), losses=_diverged(job))
     trained = time.perf_counter()
 
     by_group = {
@@ -54,17 +54,37 @@ def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) 
         job=vars(job),
         losses=_each(by_group, lambda x_G: round(documents_lib.mean(x_G, counts_G), 6)),
         groups=_each(by_group, lambda x_G: np.round(x_G, 4).tolist()),
-        curve=_curve(trunk),
+        curve=_curve(trunk, documents),
         parameters=resolved["parameters"],
         tokens_per_step=resolved["tokens_per_step"],
         validation=dict(groups=counts_G.tolist(), documents=documents.documents),
         data=resolved["data"]["train"]["sha256"],
+        # Of the last start; an earlier one that was interrupted is not in it.
         seconds=dict(
             training=round(trained - start, 1),
             evaluation=round(time.perf_counter() - trained, 1),
         ),
         versions=config_file.versions(),
     )
+
+
+def _train(job: Job, folder: pathlib.Path) -> None:
+    trunk = folder / job.name / "run"
+    training.train(protocol.config(job), trunk)
+    for kind, times, branch in _branches(job, folder) if job.cooldowns else ():
+        steps = job.horizons[times]
+        made = protocol.cooldown_config(job, str(trunk), kind, steps)
+        training.train(made, branch)
+
+
+def _diverged(job: Job) -> dict[str, dict[str, float]]:
+    """The losses of a run that has none."""
+    exits = ["raw"]
+    if job.is_trunk:
+        exits += [*selection.AVERAGES, *protocol.MERGES]
+    if job.cooldowns:
+        exits += protocol.COOLDOWNS
+    return {name: {str(times): math.inf for times in job.horizons} for name in exits}
 
 
 def _branches(
@@ -103,7 +123,7 @@ def _merged(trunk: pathlib.Path, name: str, steps: int, every: int) -> Tree:
         recipe = dict(name="window", start=start, stop=steps)
         plan = training.merging.plan(trunk, recipe)
     else:
-        count = steps // every * int(percent) // 100
+        count = max(2, steps // every * int(percent) // 100)
         chosen = range(steps - (count - 1) * every, steps + 1, every)
         recipe = dict(name="from_decay", shape="1-sqrt")
         plan = training.merging.plan(trunk, recipe, steps=list(chosen))
@@ -117,13 +137,19 @@ def _each(by_group: dict, function: Callable) -> dict[str, dict[str, Any]]:
     }
 
 
-def _curve(trunk: pathlib.Path) -> dict[str, Any]:
-    """The losses on the small set, at log-spaced steps."""
-    records = [r for r in metrics.read(trunk) if "eval/loss/raw" in r]
-    prefix = "eval/loss/"
-    names = [key.removeprefix(prefix) for key in records[0] if key.startswith(prefix)]
-    losses = {name: [round(r[prefix + name], 5) for r in records] for name in names}
-    return dict(steps=[record["step"] for record in records], losses=losses)
+def _curve(trunk: pathlib.Path, documents: documents_lib.Documents) -> dict[str, Any]:
+    """The losses on a part of the documents, at snapshots that are log-spaced."""
+    stored = np.array(training.stored_steps(trunk))
+    ideal = np.geomspace(stored[0], stored[-1], _POINTS)
+    nearest = np.abs(np.log(stored / ideal[:, None])).argmin(axis=1)
+    steps = sorted({int(step) for step in stored[nearest]})
+    losses = {
+        name: [
+            round(documents.part(training.load(trunk, step, name)), 5) for step in steps
+        ]
+        for name in snapshots.stored_weights(trunk, steps[-1])
+    }
+    return dict(steps=steps, losses=losses)
 
 
 def write(result: dict, path: pathlib.Path) -> None:
