@@ -3,12 +3,16 @@
 import csv
 import dataclasses
 import math
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from anytime_jax import models, training
+from anytime_jax import data, models, training
 from anytime_jax.schedules import cooldowns
 from experiments.anytime_vs_cosine import (
     analysis,
@@ -55,7 +59,8 @@ def result_of(job: Job) -> dict:
         for name, of in losses.items()
     }
     validation = dict(groups=[100] * GROUPS, documents=800)
-    return dict(job=vars(job), losses=losses, groups=groups, validation=validation)
+    found = dict(losses=losses, groups=groups, validation=validation, data="ab")
+    return dict(job=vars(job), **found)
 
 
 def done(plan, rule=result_of):
@@ -118,13 +123,15 @@ def test_runs_have_the_papers_ratios(batch):
         if job.schedule == "cosine":
             end = float(plan.schedule(plan.total_steps))
             assert end == pytest.approx(0.1 * job.peak, rel=1e-5)
-    assert set(config.averages) == set(selection.AVERAGES) or not job.is_trunk
+        expected = set(selection.AVERAGES) if job.is_trunk else set()
+        assert set(config.averages) == expected
 
 
 def test_a_run_passes_over_its_data_once():
     config = protocol.config(protocol.grid(FULL, 1)[0])
-    # The corpus has 65M tokens with every version of the packages that is allowed.
-    assert config.data.validation_fraction * 65e6 + config.duration.steps * 1024 < 65e6
+    dataset = data.load(**config.data, sequence_length=64)
+    there = dataset.description["train"]["tokens"]
+    assert config.duration.steps * config.batch_size * 64 < there
 
 
 def test_restarts_end_at_every_horizon():
@@ -360,3 +367,57 @@ def test_shards_share_the_jobs(tmp_path, count, monkeypatch):
         options = run.parse()
         found += run.pending(options)
     assert sorted(found) == sorted(selection.wanted({}, FULL))
+
+
+def test_results_of_different_data_are_not_mixed(results):
+    one, *_ = results
+    mixed = results | {one: results[one] | dict(data="another")}
+    with pytest.raises(ValueError, match="different data"):
+        analysis.Comparison(mixed, FULL, 1)
+
+
+def test_a_run_that_diverges_is_the_worst_of_its_grid():
+    def rule(job):
+        made = result_of(job)
+        return made | dict(losses=work._diverged(job)) if job.peak == 4e-2 else made
+
+    found = done(FULL, rule)
+    for job in found:
+        if job.seed:
+            assert job.peak == 1e-2
+    assert work._diverged(one := protocol.grid(FULL, 1)[0]).keys() == (
+        result_of(one)["losses"].keys()
+    )
+
+
+def test_documents_to_report_on_count_none_too_often():
+    whole = documents._capped(np.repeat([3, 4, 9], [5, 40, 1]), 16)
+    assert whole[:5].tolist() == [0, 1, 2, 3, 4] and whole[-1] == 45
+    assert len(whole) == 5 + 16 + 1
+    assert np.diff(whole[5:-1]).min() >= 2
+
+
+@pytest.mark.slow
+def test_the_smoke_test_is_interrupted_goes_on_and_is_reported(tmp_path):
+    command = [sys.executable, "-m", "experiments.anytime_vs_cosine.run", "--quick"]
+    command += [f"--out={tmp_path}", "--workers", "2"]
+    first = subprocess.Popen([*command[:-1], "1"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if list(tmp_path.glob("quick/*/run/snapshots/4*")):
+            break
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    _, text = first.communicate()
+    assert first.returncode == 143
+    assert text.splitlines()[-1].startswith("stopped by SIGTERM after step")
+    subprocess.run(command, check=True)
+    results = tmp_path / "quick" / "results"
+    assert run.read(results).keys() == done(QUICK).keys()
+    report = ["experiments.anytime_vs_cosine.report", "--quick"]
+    report += [f"--results={results}", f"--out={tmp_path}"]
+    made = subprocess.run(
+        [sys.executable, "-m", *report], check=True, capture_output=True, text=True
+    )
+    assert "constant + average" in made.stdout
+    assert (tmp_path / "figure2.png").exists()

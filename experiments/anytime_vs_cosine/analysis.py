@@ -179,6 +179,7 @@ def write_csv(comparisons: list[Comparison], path: pathlib.Path) -> None:
     names = list(dict.fromkeys(n for c in comparisons for n in c.methods))
     columns = ["batch", "horizon", "step", "tokens", "seed", *names]
     columns += [f"delta_{name}" for name in names if name != "cosine"]
+    columns += [f"regret_{name}" for name in names]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -203,4 +204,8 @@ def _row(comparison: Comparison, times: int, seed: int) -> dict[str, object]:
         for name, loss in losses.items()
         if name != "cosine"
     }
-    return row | {name: f"{loss:.6f}" for name, loss in losses.items()} | deltas
+    best = comparison.loss(BETTER, times, seed)
+    regrets = {f"regret_{name}": f"{loss - best:.6f}" for name, loss in losses.items()}
+    return (
+        row | {name: f"{loss:.6f}" for name, loss in losses.items()} | deltas | regrets
+    )

@@ -95,8 +95,9 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
         names = [name for name in _REGRETS if name in comparison.methods]
         for place, name in enumerate(names):
             _errorbars(axes, comparison, name, place - (len(names) - 1) / 2)
-        batch = "" if comparison.batch == 1 else f", {comparison.batch} times the batch"
-        title = f"Loss minus the tuned envelope{batch}"
+        title = "Loss minus the better tuned envelope"
+        if comparison.batch > 1:
+            title = f"Loss minus tuned cosine, {comparison.batch} times the batch"
         y = "nats per byte" if axes is grid[0, 0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     handles, labels = grid[0, 0].get_legend_handles_labels()

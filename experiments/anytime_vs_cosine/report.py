@@ -45,6 +45,21 @@ def regrets_to_markdown(comparison: Comparison, against: str) -> str:
     return tables.markdown_table(header, body)
 
 
+def exits_to_markdown(comparison: Comparison) -> str:
+    """The regrets of every exit of the trunks that were chosen for their averages."""
+    header = ["trunk", "exit", *(f"{times}x" for times in comparison.times), "worst"]
+    body = []
+    for schedule in protocol.TRUNKS:
+        for name in (*selection.AVERAGES, *protocol.MERGES):
+            found = [
+                float(np.mean(comparison.exit_regrets(f"{schedule}_average", name, t)))
+                for t in comparison.times
+            ]
+            cells = [f"{value:+.4f}" for value in (*found, max(found))]
+            body.append([schedule, name, *cells])
+    return tables.markdown_table(header, body)
+
+
 def errors_to_markdown(comparison: Comparison) -> str:
     """The standard errors of the mean regrets over validation documents."""
     header = ["method", *(f"{times}x" for times in comparison.times)]
@@ -176,6 +191,7 @@ def _print(comparison: Comparison, results: Mapping[Job, dict]) -> None:
         "Loss": losses_to_markdown(comparison),
         "Regret against the better envelope": regrets_to_markdown(comparison, BETTER),
         "Regret against cosine": regrets_to_markdown(comparison, "cosine"),
+        "Regret of every exit of the chosen trunks": exits_to_markdown(comparison),
         "Standard error over documents": errors_to_markdown(comparison),
         "Tried on seed 0, fixed horizons": tuning_to_markdown(results, batch),
         "Tried on seed 0, trunks": trunks_to_markdown(results, batch),

@@ -97,7 +97,8 @@ def _do(job: Job, options: argparse.Namespace) -> None:
 
 def work_together(options: argparse.Namespace) -> int:
     """Starts workers, each on a core of its own, and waits for them."""
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--workers")]
+    # The last of a flag that is given twice counts.
+    arguments = [*sys.argv[1:], "--workers=1"]
     command = [sys.executable, "-m", "experiments.anytime_vs_cosine.run", *arguments]
     cores = sorted(os.sched_getaffinity(0))
     processes = [
@@ -107,7 +108,7 @@ def work_together(options: argparse.Namespace) -> int:
         )
         for i in range(options.workers)
     ]
-    return max(process.wait() for process in processes)
+    return next((code for p in processes if (code := p.wait())), 0)
 
 
 def parse() -> argparse.Namespace:

@@ -91,7 +91,7 @@ def risks(comparison: Comparison, problem: theory.LinearRegression) -> dict:
         average = _average(comparison, schedule)
         both = run_of(schedule, comparison.times[-1], average=average)
         # As in the runs: the rate of the smallest worst regret, and its raw weights.
-        worst = (np.log(both["average"]) - np.log(found[BETTER])).max(axis=1)
+        worst = (both["average"] - found[BETTER]).max(axis=1)
         best = int(np.nanargmin(np.where(np.isfinite(worst), worst, np.nan)))
         found[f"{schedule}_average"] = both["average"][best]
         found[f"{schedule}_raw"] = both["raw"][best]
