@@ -145,6 +145,8 @@ def config(job: Job) -> ml_collections.ConfigDict:
     made.duration.steps = job.steps(job.times)
     made.horizons.steps = tuple(job.horizons.values())
     made.logging.every = max(1, made.logging.every // job.batch)
+    points = max(1, made.duration.steps // 32)
+    made.evaluation.points = min(made.evaluation.points, points)
     schedule = made.schedule
     schedule.peak = job.peak
     # All that the schedule says in steps becomes shorter with 1x.

@@ -77,7 +77,7 @@ def _documents(reported: bool, quick: bool) -> documents_lib.Documents:
     """The validation set to report on, or the one to choose by."""
     config = protocol.config(protocol.grid(protocol.FULL, 1)[0])
     if quick:
-        return documents_lib.Documents(config, sequences=1024)
+        return documents_lib.Documents(config, sequences=512)
     if reported:
         return documents_lib.Documents(config, most=documents_lib.MOST)
     return documents_lib.Documents(config)
