@@ -167,10 +167,8 @@ def _listed(folder: pathlib.Path) -> dict[str, list] | None:
         return None
     try:
         found = json.loads(path.read_text())
-        content, whole = (
-            found["content"],
-            found["crc32"] == _crc32(_text(found["content"])),
-        )
+        content = found["content"]
+        whole = found["crc32"] == _crc32(_text(content))
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:

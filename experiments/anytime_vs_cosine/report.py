@@ -91,14 +91,9 @@ def tuning_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
                 for job in jobs
                 if (job.schedule, job.times) == (schedule, times)
             }
-            cells = [
-                f"**{of[peak]:.4f}**"
-                if peak == winner.peak
-                else f"{of[peak]:.4f}"
-                if peak in of
-                else ""
-                for peak in peaks
-            ]
+            texts = {peak: f"{loss:.4f}" for peak, loss in of.items()}
+            texts[winner.peak] = f"**{texts[winner.peak]}**"
+            cells = [texts.get(peak, "") for peak in peaks]
             body.append([schedule, f"{times}x", *cells])
     return tables.markdown_table(header, body)
 
