@@ -127,6 +127,22 @@ def test_runs_have_the_papers_ratios(batch):
         assert set(config.averages) == expected
 
 
+@pytest.mark.parametrize(
+    ("schedule", "variation", "key", "value"),
+    [
+        ("constant", "constant_warmup_0.1", "warmup_steps", 76),
+        ("inverse_sqrt", "inverse_sqrt_warmup_0.1", "warmup_steps", 76),
+        ("inverse_sqrt", "inverse_sqrt_offset_1", "offset", 768.0),
+    ],
+)
+def test_a_variation_changes_one_thing(schedule, variation, key, value):
+    job = Job(schedule, 32, 1e-2, 0.98)
+    expected = protocol.config(job).to_dict()
+    expected["schedule"][key] = value
+    varied = dataclasses.replace(job, variation=variation)
+    assert protocol.config(varied).to_dict() == expected
+
+
 def test_a_run_passes_over_its_data_once():
     config = protocol.config(protocol.grid(FULL, 1)[0])
     dataset = data.load(**config.data, sequence_length=64)
@@ -181,6 +197,11 @@ def test_the_grid_grows_while_the_best_is_at_its_edge():
 def test_nothing_is_added_to_a_grid_with_its_optimum_inside(results):
     jobs = [job for job in results if (job.batch, job.seed) == (1, 0)]
     assert {job.peak for job in jobs if job.beta2 == 0.98} == {5e-3, 1e-2, 2e-2, 4e-2}
+    varied = {job.variation: job for job in jobs if job.variation}
+    assert varied.keys() == protocol.VARIATIONS.keys()
+    for name, job in varied.items():
+        assert name.startswith(job.schedule) and job.name.startswith(name)
+        assert (job.peak, job.times, job.cooldowns) == (1e-2, 32, False)
     others = [job for job in jobs if job.beta2 != 0.98]
     assert {(job.schedule, job.beta2, job.peak, job.times) for job in others} == {
         (schedule, beta2, 1e-2, 32)
@@ -332,7 +353,7 @@ def test_report_prints_and_draws_everything(results, tmp_path, capsys, monkeypat
 
 def test_costs_count_what_was_trained(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
-    assert rows["constant + averages"] == (32, 128 + 64)
+    assert rows["constant + averages"] == (32, 128 + 64)  # with beta2, not variations
     assert rows["6 runs, cosine"] == (63, 252)
     assert rows["constant + cooldown of 10 %"][0] == pytest.approx(32 + 6.3)
 
@@ -356,6 +377,17 @@ def test_one_worker_has_a_job(tmp_path):
     again = work.claim(tmp_path / "claims" / "job")
     assert again is not None
     again.close()
+
+
+def test_time_is_counted_over_all_starts(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 100.0, 103.5])
+    monkeypatch.setattr(work.time, "perf_counter", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt), work._timed(tmp_path / "job", "training"):
+        raise KeyboardInterrupt
+    with work._timed(tmp_path / "job", "training"):
+        pass
+    assert work._seconds(tmp_path / "job", "training") == 5.5
+    assert work._seconds(tmp_path / "job", "evaluation") == 0.0
 
 
 @pytest.mark.parametrize("count", [1, 3])

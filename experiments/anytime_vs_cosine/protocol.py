@@ -21,6 +21,12 @@ COOLDOWNS = {
     "cooldown_10": dict(percent=10, shape="linear", final_fraction=0.1),
     "cooldown_20": dict(percent=20, shape="1-sqrt", final_fraction=0.0),
 }
+# What could be to blame where averages lose, in units of 1x: tried on seed 0 alone.
+VARIATIONS = {
+    "constant_warmup_0.1": dict(warmup_steps=0.1),
+    "inverse_sqrt_warmup_0.1": dict(warmup_steps=0.1),
+    "inverse_sqrt_offset_1": dict(offset=1.0),
+}
 MERGES = ("window_10", "window_20", "wsm_12", "wsm_25", "wsm_50")
 
 
@@ -34,6 +40,7 @@ class Protocol:
       extends: whether to go on beyond the peaks while the best one is at their edge.
       beta2: of Adam.
       other_beta2: what is tried at the peak that is best for an average.
+      variations: of `VARIATIONS`, tried there too.
       seeds: those that nothing is chosen on; everything is chosen on seed 0.
       steps_1x: the steps of 1x with the usual batch.
     """
@@ -46,6 +53,7 @@ class Protocol:
     extends: bool = True
     beta2: float = 0.98
     other_beta2: tuple[float, ...] = (0.95, 0.99)
+    variations: tuple[str, ...] = tuple(VARIATIONS)
     seeds: tuple[int, ...] = (1, 2, 3)
     steps_1x: int = small.STEPS_1X
 
@@ -69,6 +77,7 @@ QUICK = Protocol(
     peaks=((1, (2e-2,)),),
     extends=False,
     other_beta2=(),
+    variations=(),
     seeds=(1,),
     steps_1x=48,
 )
@@ -87,6 +96,7 @@ class Job:
       seed: of initialisation and of the order of the data.
       cooldowns: whether to branch cooldowns off it.
       steps_1x: the steps of 1x with the usual batch.
+      variation: one of `VARIATIONS`, or none.
     """
 
     schedule: str
@@ -97,16 +107,15 @@ class Job:
     seed: int = 0
     cooldowns: bool = False
     steps_1x: int = small.STEPS_1X
+    variation: str = ""
 
     @property
     def name(self) -> str:
         """What its folder and its result are called."""
         batch = f"_batch{self.batch}" if self.batch > 1 else ""
         cooldowns = "_cooldowns" if self.cooldowns else ""
-        return (
-            f"{self.schedule}_{self.times}x_{self.peak:g}_{self.beta2:g}{batch}"
-            f"{cooldowns}_seed{self.seed}"
-        )
+        run = f"{self.variation or self.schedule}_{self.times}x_{self.peak:g}"
+        return f"{run}_{self.beta2:g}{batch}{cooldowns}_seed{self.seed}"
 
     @property
     def setting(self) -> "Job":
@@ -154,6 +163,8 @@ def config(job: Job) -> ml_collections.ConfigDict:
         if key in schedule:
             steps = schedule[key] * job.steps(1) / small.STEPS_1X
             schedule[key] = steps if key == "offset" else round(steps)
+    for key, units in VARIATIONS.get(job.variation, {}).items():
+        schedule[key] = type(schedule[key])(units * job.steps(1))
     if job.batch > 1:
         schedule.warmup_steps = round(_LARGE_WARMUP * job.steps(1))
     if job.is_trunk:

@@ -106,11 +106,14 @@ def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
         for family, exits in selection.FAMILIES.items():
             ranked = {}
             for beta2 in (protocol.FULL.beta2, *protocol.FULL.other_beta2):
-                ranked |= selection.worst_regrets(losses, schedule, exits, batch, beta2)
+                for variation in ("", *protocol.VARIATIONS):
+                    tried = (schedule, exits, batch, beta2, variation)
+                    ranked |= selection.worst_regrets(losses, *tried)
             jobs = dict.fromkeys(setting.job for setting in ranked)
-            for job in sorted(jobs):
+            for job in sorted(jobs, key=lambda job: (job.variation, job)):
                 best = min((s for s in ranked if s.job == job), key=ranked.get)
-                cells = [schedule, family, f"{job.peak:g}", f"{job.beta2:g}", best.exit]
+                trunk = job.variation or schedule
+                cells = [trunk, family, f"{job.peak:g}", f"{job.beta2:g}", best.exit]
                 body.append([*cells, f"{ranked[best]:+.4f}"])
     header = ["trunk", "exit", "peak", "beta2", "best", "worst regret, seed 0"]
     return tables.markdown_table(header, body)
@@ -118,7 +121,8 @@ def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
 
 def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
     """What every method costs in tokens, in units of 1x: once, and with its tuning."""
-    jobs = [job for job in results if (job.batch, job.seed) == (1, 0)]
+    kind = (1, 0, "")
+    jobs = [job for job in results if (job.batch, job.seed, job.variation) == kind]
     times = max(job.times for job in jobs)
     horizons = sum(t for t in protocol.FULL.times if t <= times)
     rows = []

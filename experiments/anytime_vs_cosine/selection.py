@@ -87,6 +87,7 @@ def worst_regrets(
     exits: Iterable[str],
     batch: int = 1,
     beta2: float = protocol.FULL.beta2,
+    variation: str = "",
 ) -> dict[Setting, float]:
     """Returns the worst regret of every setting, against the better envelope.
 
@@ -96,12 +97,13 @@ def worst_regrets(
       exits: those to try.
       batch: in multiples of the usual one.
       beta2: of Adam; the envelope has the usual one.
+      variation: of the trunk; the envelope has none.
     """
     best = envelope(results, protocol.ENVELOPE, batch)
     found = {}
     for job, losses in results.items():
-        tried = (job.schedule, job.batch, job.beta2, job.seed)
-        if tried == (schedule, batch, beta2, 0):
+        tried = (job.schedule, job.batch, job.beta2, job.variation, job.seed)
+        if tried == (schedule, batch, beta2, variation, 0):
             for name in exits:
                 if set(best) <= set(losses.get(name, {})):
                     regrets = [losses[name][times] - best[times] for times in best]
@@ -112,8 +114,9 @@ def worst_regrets(
 def wanted(results: Results, plan: Protocol) -> list[Job]:
     """Returns the jobs that can be done now, those that are done included.
 
-    First the grid; then its extension, as long as an optimum is at its edge; then, as a
-    check, the other beta2 at the chosen peaks; then what is chosen, on other seeds.
+    First the grid; then its extension, as long as an optimum is at its edge; then, as
+    checks, other beta2 and variations at the chosen peaks; then what is chosen, on
+    other seeds.
 
     Args:
       results: the results.
@@ -130,9 +133,9 @@ def _of_batch(results: Results, plan: Protocol, batch: int) -> list[Job]:
     done = [job for job in results if (job.batch, job.seed) == (batch, 0)]
     if extension:
         return [*jobs, *done, *protocol.longest_first(extension)]
-    others = [] if batch > 1 else _other_beta2(results, plan)
-    if not set(others) <= set(results):
-        return [*jobs, *done, *others]
+    checks = [] if batch > 1 else _checks(results, plan)
+    if not set(checks) <= set(results):
+        return [*jobs, *done, *checks]
     return [*jobs, *done, *_other_seeds(results, plan, batch)]
 
 
@@ -165,13 +168,18 @@ def _families(batch: int) -> list[str]:
     return list(FAMILIES) if batch == 1 else ["average", "merge"]
 
 
-def _other_beta2(results: Results, plan: Protocol) -> list[Job]:
-    """The other values at the peak at which an average is best with the usual one."""
+def _checks(results: Results, plan: Protocol) -> list[Job]:
+    """Other beta2 and variations, at the peak at which an average is best without."""
     found = []
     for schedule in protocol.TRUNKS:
         ranked = worst_regrets(results, schedule, AVERAGES)
         best = min(ranked, key=ranked.get).job.setting
         found += [dataclasses.replace(best, beta2=value) for value in plan.other_beta2]
+        found += [
+            dataclasses.replace(best, variation=name)
+            for name in plan.variations
+            if name.startswith(schedule)
+        ]
     return found
 
 

@@ -1,5 +1,6 @@
 """Doing a job: the run, its branches, its merges, and the loss of every exit."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -21,6 +22,7 @@ from experiments.anytime_vs_cosine.protocol import Job
 Tree = Any
 
 _POINTS = 20  # of a curve, at most
+_KINDS = ("training", "evaluation")
 
 
 def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) -> dict:
@@ -36,36 +38,50 @@ def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) 
       also by group of documents, infinite if the run diverged; the curve of the run and
       its averages; and what it took.
     """
-    trunk, start = folder / job.name / "run", time.perf_counter()
+    trunk = folder / job.name / "run"
     try:
-        _train(job, folder)
+        with _timed(folder / job.name, "training"):
+            _train(job, folder)
     except FloatingPointError as error:
         print(f"{job.name}: {error}", flush=True)
         return dict(job=vars(job), losses=_diverged(job))
-    trained = time.perf_counter()
-
-    by_group = {
-        name: {times: documents.losses(load()) for times, load in loads.items()}
-        for name, loads in _exits(job, folder).items()
-    }
+    with _timed(folder / job.name, "evaluation"):
+        by_group = {
+            name: {times: documents.losses(load()) for times, load in loads.items()}
+            for name, loads in _exits(job, folder).items()
+        }
+        curve = _curve(trunk, documents)
     counts_G = documents.counts_G
     resolved = config_file.read(trunk)["resolved"]
     return dict(
         job=vars(job),
         losses=_each(by_group, lambda x_G: round(documents_lib.mean(x_G, counts_G), 6)),
         groups=_each(by_group, lambda x_G: np.round(x_G, 4).tolist()),
-        curve=_curve(trunk, documents),
+        curve=curve,
         parameters=resolved["parameters"],
         tokens_per_step=resolved["tokens_per_step"],
         validation=dict(groups=counts_G.tolist(), documents=documents.documents),
         data=resolved["data"]["train"]["sha256"],
-        # Of the last start; an earlier one that was interrupted is not in it.
-        seconds=dict(
-            training=round(trained - start, 1),
-            evaluation=round(time.perf_counter() - trained, 1),
-        ),
+        seconds={kind: _seconds(folder / job.name, kind) for kind in _KINDS},
         versions=config_file.versions(),
     )
+
+
+@contextlib.contextmanager
+def _timed(folder: pathlib.Path, kind: str) -> Iterator[None]:
+    """Adds the time to what earlier starts took, also if this one is interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before, start = _seconds(folder, kind), time.perf_counter()
+    try:
+        yield
+    finally:
+        now = round(before + time.perf_counter() - start, 1)
+        (folder / f"{kind}.seconds").write_text(f"{now}\n")
+
+
+def _seconds(folder: pathlib.Path, kind: str) -> float:
+    path = folder / f"{kind}.seconds"
+    return float(path.read_text()) if path.exists() else 0.0
 
 
 def _train(job: Job, folder: pathlib.Path) -> None:
