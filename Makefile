@@ -1,4 +1,4 @@
-# make install | demo | test | test-slow | lint | bench
+# make install | demo | figure | test | test-slow | lint | bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python experiments/every_horizon/run.py --out=demo
+
+figure: install
+	$(BIN)/python -m experiments.anytime_vs_cosine.report
 
 test: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -35,4 +38,4 @@ bench: install
 	$(BIN)/python benchmarks/laws_chinchilla.py
 	$(BIN)/python benchmarks/faults.py
 
-.PHONY: install demo test test-slow lint bench
+.PHONY: install demo figure test test-slow lint bench

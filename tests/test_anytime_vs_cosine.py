@@ -14,10 +14,12 @@ import pytest
 
 from anytime_jax import data, models, training
 from anytime_jax.schedules import cooldowns
+from experiments import published
 from experiments.anytime_vs_cosine import (
     analysis,
     documents,
     figures,
+    paper,
     protocol,
     report,
     run,
@@ -179,19 +181,23 @@ def test_cooldowns_end_at_their_horizon():
 # What follows from what.
 
 
-def test_the_grid_grows_while_the_best_is_at_its_edge():
+@pytest.mark.parametrize(
+    ("best", "added"),
+    [(8e-2, {8e-2, 16e-2}), (2.5e-3, {2.5e-3, 1.25e-3})],
+)
+def test_the_grid_grows_while_the_best_is_at_its_edge(best, added):
     def rule(job):
         made = result_of(job)
         for of in made["losses"].values():
-            for times in of:  # The best peak is 8e-2, one beyond the grid.
-                of[times] += 0.1 * abs(math.log2(job.peak / 8e-2))
+            for times in of:  # One beyond the grid.
+                of[times] += 0.1 * abs(math.log2(job.peak / best))
         return made
 
     found = done(FULL, rule)
     jobs = [job for job in found if (job.batch, job.seed, job.beta2) == (1, 0, 0.98)]
     for schedule in (*protocol.ENVELOPE, *protocol.TRUNKS):
         peaks = {job.peak for job in jobs if job.schedule == schedule}
-        assert peaks == {5e-3, 1e-2, 2e-2, 4e-2, 8e-2, 16e-2}
+        assert peaks == {5e-3, 1e-2, 2e-2, 4e-2} | added
 
 
 def test_nothing_is_added_to_a_grid_with_its_optimum_inside(results):
@@ -349,6 +355,42 @@ def test_report_prints_and_draws_everything(results, tmp_path, capsys, monkeypat
     for number in (1, 2, 3, 4):
         assert (tmp_path / f"figure{number}.png").stat().st_size > 10_000
     assert (tmp_path / "results.csv").exists()
+    assert printed.out.strip() in (tmp_path / "tables.md").read_text()
+
+
+def test_the_papers_numbers_are_the_released_ones():
+    path = published.find("anytime/figure2_losses.csv")
+    if path is None:
+        pytest.skip("the published numbers are not here")
+    columns = dict(
+        constant_average="delta_constant_ema25",
+        inverse_sqrt_average="delta_inverse_sqrt_ema25",
+        constant_cooldown_10="delta_wsd_last_iterate",
+    )
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    largest = 0.0
+    for size, of in paper.DIFFERENCES.items():
+        for name, values in of.items():
+            expected = [float(r[columns[name]]) for r in rows if r["model"] == size]
+            assert values == pytest.approx(expected, abs=5.1e-6)
+            largest = max(largest, *map(abs, values))
+    assert round(largest, 3) == paper.BAND
+
+
+def test_the_distance_to_the_paper_is_in_pooled_spreads(comparison):
+    rows = [
+        [cell.strip() for cell in line.split("|")[2:4]]
+        for line in report.paper_to_markdown(comparison).splitlines()[-5:]
+    ]
+    (_, _), (_, there), (_, here), (_, _), (text, apart) = rows
+    pooled = float(text.split()[-1])
+    found = [
+        comparison.regrets("constant_cooldown_10", t, "cosine") for t in FULL.times
+    ]
+    variances = [np.var(one, ddof=1) for one in found]
+    assert pooled == pytest.approx(math.sqrt(np.mean(variances)), abs=5e-5)
+    distance = float(here) - float(there)
+    assert float(apart) == pytest.approx(distance / pooled, rel=0.15)
 
 
 def test_costs_count_what_was_trained(results):

@@ -6,11 +6,8 @@ import numpy as np
 from matplotlib import figure
 
 from anytime_jax.reporting import looks
-from experiments.anytime_vs_cosine import analysis, selection
+from experiments.anytime_vs_cosine import analysis, paper, selection
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison, spread
-
-# Largest difference to the tuned cosine in the paper's released table.
-PAPERS_BAND = 0.008
 
 TITLES = {
     "cosine": "cosine, tuned for each horizon",
@@ -108,10 +105,8 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
 
 def _band(axes, comparison: Comparison) -> None:
     """The envelope itself, and how far from it the paper's methods were."""
-    label = f"the paper's largest difference, {PAPERS_BAND}"
-    axes.axhspan(
-        -PAPERS_BAND, PAPERS_BAND, color=looks.GRID, lw=0, zorder=0, label=label
-    )
+    label = f"the paper's largest difference, {paper.BAND}"
+    axes.axhspan(-paper.BAND, paper.BAND, color=looks.GRID, lw=0, zorder=0, label=label)
     axes.axhline(0, color=looks.FIXED, lw=1)
     horizons(axes, comparison)
 

@@ -2,10 +2,12 @@
 
     python -m experiments.anytime_vs_cosine.report [--results=DIR] [--out=DIR]
 
-Prints the tables of README.md, and writes results.csv and figure1.png to figure4.png.
+Prints the tables and writes them to tables.md, with results.csv and figure1.png to
+figure4.png.
 """
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -13,7 +15,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from anytime_jax.reporting import tables
-from experiments.anytime_vs_cosine import analysis, figures, protocol, run, selection
+from experiments.anytime_vs_cosine import (
+    analysis,
+    figures,
+    paper,
+    protocol,
+    run,
+    selection,
+)
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison, spread
 from experiments.anytime_vs_cosine.protocol import Job
 
@@ -42,6 +51,31 @@ def regrets_to_markdown(comparison: Comparison, against: str) -> str:
         cells = [f"{np.mean(one):+.4f} ± {spread(one):.4f}" for one in found]
         worst = max(float(np.mean(one)) for one in found)
         body.append([figures.TITLES[name], *cells, f"{worst:+.4f}"])
+    return tables.markdown_table(header, body)
+
+
+def paper_to_markdown(comparison: Comparison) -> str:
+    """Loss minus tuned cosine there and here, and how far apart in seed spreads.
+
+    The spread is that of this experiment's seeds, pooled over the horizons.
+    """
+    header = ["method", "where", *(f"{times}x" for times in comparison.times)]
+    body = []
+    for name in paper.DIFFERENCES["150M"]:
+        found = [comparison.regrets(name, t, "cosine") for t in comparison.times]
+        means = [float(np.mean(one)) for one in found]
+        pooled = math.sqrt(np.mean([spread(one) ** 2 for one in found]))
+        title = figures.TITLES[name]
+        for size, of in paper.DIFFERENCES.items():
+            body.append([title, f"paper, {size}", *(f"{x:+.4f}" for x in of[name])])
+        body.append([title, "here", *(f"{x:+.4f}" for x in means)])
+        for size, of in paper.DIFFERENCES.items():
+            apart = [x - y for x, y in zip(means, of[name], strict=False)]
+            cells = [f"{x / pooled:+.1f}" if pooled else "" for x in apart]
+            where = f"here minus {size}, spreads of {pooled:.4f}"
+            body.append([title, where, *cells])
+    width = len(header)
+    body = [[*row, *[""] * (width - len(row))] for row in body]
     return tables.markdown_table(header, body)
 
 
@@ -167,11 +201,12 @@ def main() -> int:
         if set(grid) <= set(results):
             comparisons.append(Comparison(results, plan, batch))
     comparisons = [comparison for comparison in comparisons if comparison.seeds]
-    for comparison in comparisons:
-        _print(comparison, results)
     if not comparisons:
         print("no seed is complete", file=sys.stderr)
         return 1
+    text = "\n".join(to_markdown(comparison, results) for comparison in comparisons)
+    print(text)
+    (options.out / "tables.md").write_text(f"# anytime_vs_cosine: all tables\n\n{text}")
     analysis.write_csv(comparisons, options.out / "results.csv")
     figures.losses(comparisons[0], options.out / "figure1.png")
     figures.regrets(comparisons, options.out / "figure2.png")
@@ -180,13 +215,10 @@ def main() -> int:
     return 0
 
 
-def _print(comparison: Comparison, results: Mapping[Job, dict]) -> None:
+def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:
+    """All tables of one batch."""
     batch = comparison.batch
-    print(
-        f"## Batch of {batch * protocol.TOKENS_PER_STEP:,} tokens, "
-        f"seeds {', '.join(map(str, comparison.seeds))}"
-    )
-    for title, text in {
+    found = {
         "Loss": losses_to_markdown(comparison),
         "Regret against the better envelope": regrets_to_markdown(comparison, BETTER),
         "Regret against cosine": regrets_to_markdown(comparison, "cosine"),
@@ -194,9 +226,12 @@ def _print(comparison: Comparison, results: Mapping[Job, dict]) -> None:
         "Standard error over documents": errors_to_markdown(comparison),
         "Tried on seed 0, fixed horizons": tuning_to_markdown(results, batch),
         "Tried on seed 0, trunks": trunks_to_markdown(results, batch),
-    }.items():
-        print(f"\n### {title}\n\n{text}")
-    print()
+    }
+    if batch == 1:
+        found["Beside the paper"] = paper_to_markdown(comparison)
+    seeds = ", ".join(map(str, comparison.seeds))
+    title = f"## Batch of {batch * protocol.TOKENS_PER_STEP:,} tokens, seeds {seeds}"
+    return "\n\n".join([title, *(f"### {k}\n\n{v}" for k, v in found.items())]) + "\n"
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ def do(options: argparse.Namespace) -> None:
     # What the runs have in common, such as their evaluation, is compiled once.
     jax.config.update("jax_compilation_cache_dir", str(options.out / ".compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if options.discard:  # What was interrupted between its result and this.
+        for job in read(options.results):
+            work.discard(job, options.out)
     while jobs := pending(options):
         for job in jobs:
             if claim := work.claim(options.out / "claims" / job.name):
