@@ -106,8 +106,14 @@ class Comparison:
             return False
         return True
 
-    def _result(self, job: Job, seed: int, name: str) -> dict:
-        """Of the run with or without cooldowns, whichever has the exit."""
+    def result(self, job: Job, seed: int, name: str = "raw") -> dict:
+        """Returns that of the run with or without cooldowns, whichever has the exit.
+
+        Args:
+          job: the run of seed 0.
+          seed: of the run that is wanted.
+          name: the exit.
+        """
         for cooldowns in (True, False):
             result = self._results.get((job.setting, seed, cooldowns))
             if result and name in result["losses"]:
@@ -118,7 +124,7 @@ class Comparison:
         if name == BETTER:
             name = self._better[times].schedule
         method = self.methods[name]
-        result = self._result(method.jobs[times], seed, method.exit)
+        result = self.result(method.jobs[times], seed, method.exit)
         return result[kind][method.exit][str(times)]
 
     def loss(self, name: str, times: int, seed: int) -> float:
@@ -141,7 +147,7 @@ class Comparison:
     def standard_error(self, name: str, times: int, against: str = BETTER) -> float:
         """Returns that of the mean regret, over validation documents."""
         job = self.methods["cosine"].jobs[times]
-        counts_G = self._result(job, self.seeds[0], "raw")["validation"]["groups"]
+        counts_G = self.result(job, self.seeds[0], "raw")["validation"]["groups"]
         differences_SxG = [
             np.subtract(
                 self._at("groups", name, times, seed),
@@ -157,7 +163,7 @@ class Comparison:
         """Returns the regrets of another exit of the run of a method."""
         job = self.methods[name].jobs[times]
         return [
-            self._result(job, seed, other)["losses"][other][str(times)]
+            self.result(job, seed, other)["losses"][other][str(times)]
             - self.loss(BETTER, times, seed)
             for seed in self.seeds
         ]

@@ -6,8 +6,8 @@ Theory: SGD in linear regression with the capacity a, the source b and the noise
 grid that fit best. What is fitted is the loss of every method at every horizon,
 `floor + scale risk`, with the rates tuned there as they are here: one for a trunk, one
 for every horizon of a fixed-horizon schedule. Law: the multi-power law, fitted to the
-raw losses of one trunk and of the fixed-horizon runs of seed 0, which has seen no
-average. Writes views.json and draws views.png.
+raw losses of both trunks and of the fixed-horizon runs; it has seen no average. Writes
+views.json and draws views.png.
 """
 
 import argparse
@@ -126,28 +126,24 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
     return best
 
 
-def curve(result: Mapping, name: str = "raw") -> laws.Curve:
-    """Returns the losses of a run on the small set as a curve, with its rates.
+def curve(comparison: Comparison, job: Job, name: str = "raw") -> laws.Curve:
+    """Returns the losses of a run on its way, mean of the seeds, and its rates.
 
     Args:
-      result: of a job.
+      comparison: with the run.
+      job: the run of seed 0.
       name: `raw` or an average.
     """
-    job = Job(**result["job"])
-    rates = np.asarray(
-        training.plan(protocol.config(job)).schedule(np.arange(job.steps(job.times))),
-        np.float64,
-    )
+    curves = [comparison.result(job, seed)["curve"] for seed in comparison.seeds]
     # A curve counts from 0; a record says how many updates were done.
-    steps = np.array(result["curve"]["steps"]) - 1
+    steps = np.array(curves[0]["steps"]) - 1
+    losses = np.mean([curve["losses"][name] for curve in curves], axis=0)
     late = steps >= FITTED_FROM
-    losses = np.array(result["curve"]["losses"][name])
-    return laws.Curve(rates, steps[late], losses[late], job.name)
+    return laws.Curve(_rates(job), steps[late], losses[late], job.name)
 
 
-def fit_law(comparison: Comparison, results: Mapping[Job, dict]) -> dict:
-    """Returns what a law that saw raw losses of seed 0 says of every method."""
-    zero = {j.setting: r for j, r in results.items() if (j.seed, j.batch) == (0, 1)}
+def fit_law(comparison: Comparison) -> dict:
+    """Returns what a law that saw raw losses alone says of every method."""
     trunks = [
         comparison.methods[f"{schedule}_average"].jobs[comparison.times[-1]]
         for schedule in protocol.TRUNKS
@@ -160,7 +156,7 @@ def fit_law(comparison: Comparison, results: Mapping[Job, dict]) -> dict:
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
-        law = laws.MultiPowerLaw.fit([curve(zero[job]) for job in trunks + longer])
+        law = laws.MultiPowerLaw.fit([curve(comparison, j) for j in trunks + longer])
     ends = [times * comparison.steps_1x - 1 for times in comparison.times]
     found = {}
     for name in protocol.ENVELOPE:
@@ -217,7 +213,7 @@ def main() -> None:
     found = dict(
         training=dict(losses=losses),
         theory=fit_theory(comparison, losses),
-        law=fit_law(comparison, results),
+        law=fit_law(comparison),
     )
     (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(comparison, found, options.out / "views.png")
