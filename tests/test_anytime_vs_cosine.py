@@ -393,6 +393,20 @@ def test_the_distance_to_the_paper_is_in_pooled_spreads(comparison):
     assert float(apart) == pytest.approx(distance / pooled, rel=0.15)
 
 
+def test_a_budget_may_choose_another_trunk():
+    def rule(job):
+        made = result_of(job)
+        if job.schedule == "constant" and job.peak == 2e-2:
+            made["losses"]["uniform"]["1"] -= 0.5
+        return made
+
+    found = {job: rule(job) for job in protocol.grid(FULL, 1)}
+    first = report.budgets_to_markdown(found, 1).splitlines()[2]
+    cells = [cell.strip() for cell in first.split("|")[3:-1]]
+    assert cells[0].endswith("(uniform, 0.02)")
+    assert all(cell.endswith("(ema25, 0.01)") for cell in cells[1:])
+
+
 def test_costs_count_what_was_trained(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
     assert rows["constant + averages"] == (32, 128 + 64)  # with beta2, not variations

@@ -153,6 +153,32 @@ def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
     return tables.markdown_table(header, body)
 
 
+def budgets_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
+    """The regrets on seed 0 if a trunk too is chosen anew for every horizon.
+
+    That is what one setting for all horizons costs, and no anytime method.
+    """
+    losses = selection.losses(results)
+    best = selection.envelope(losses, protocol.ENVELOPE, batch)
+    header = ["trunk", "exit", *(f"{times}x" for times in best)]
+    body = []
+    for schedule in protocol.TRUNKS:
+        trunks = selection.trunks(losses, schedule, batch)
+        for family in selection.families(batch):
+            cells = []
+            for times in best:
+                regrets = {
+                    (job, name): losses[job][name][times] - best[times]
+                    for job in trunks
+                    for name in selection.FAMILIES[family]
+                    if times in losses[job].get(name, {})
+                }
+                job, name = chosen = min(regrets, key=regrets.get)
+                cells.append(f"{regrets[chosen]:+.4f} ({name}, {job.peak:g})")
+            body.append([schedule, family, *cells])
+    return tables.markdown_table(header, body)
+
+
 def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
     """What every method costs in tokens, in units of 1x: once, and with its tuning."""
     kind = (1, 0, "")
@@ -226,6 +252,7 @@ def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:
         "Standard error over documents": errors_to_markdown(comparison),
         "Tried on seed 0, fixed horizons": tuning_to_markdown(results, batch),
         "Tried on seed 0, trunks": trunks_to_markdown(results, batch),
+        "Regret on seed 0, tuned per horizon": budgets_to_markdown(results, batch),
     }
     if batch == 1:
         found["Beside the paper"] = paper_to_markdown(comparison)

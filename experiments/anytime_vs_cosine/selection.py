@@ -101,14 +101,37 @@ def worst_regrets(
     """
     best = envelope(results, protocol.ENVELOPE, batch)
     found = {}
-    for job, losses in results.items():
-        tried = (job.schedule, job.batch, job.beta2, job.variation, job.seed)
-        if tried == (schedule, batch, beta2, variation, 0):
-            for name in exits:
-                if set(best) <= set(losses.get(name, {})):
-                    regrets = [losses[name][times] - best[times] for times in best]
-                    found[Setting(job, name)] = max(regrets)
+    for job in trunks(results, schedule, batch, beta2, variation):
+        losses = results[job]
+        for name in exits:
+            if set(best) <= set(losses.get(name, {})):
+                regrets = [losses[name][times] - best[times] for times in best]
+                found[Setting(job, name)] = max(regrets)
     return found
+
+
+def trunks(
+    results: Results,
+    schedule: str,
+    batch: int = 1,
+    beta2: float = protocol.FULL.beta2,
+    variation: str = "",
+) -> list[Job]:
+    """Returns the trunks of seed 0 that differ in their peaks alone.
+
+    Args:
+      results: the results.
+      schedule: of the trunk.
+      batch: in multiples of the usual one.
+      beta2: of Adam.
+      variation: of the trunk.
+    """
+    wanted = (schedule, batch, beta2, variation, 0)
+    return [
+        job
+        for job in results
+        if (job.schedule, job.batch, job.beta2, job.variation, job.seed) == wanted
+    ]
 
 
 def wanted(results: Results, plan: Protocol) -> list[Job]:
@@ -146,7 +169,7 @@ def _extension(results: Results, batch: int) -> list[Job]:
         for job in tuned(results, [schedule], batch).values():
             found += _beyond(results, job)
     for schedule in protocol.TRUNKS:
-        for family in _families(batch):
+        for family in families(batch):
             setting, _ = choose(results, schedule, family, batch)
             found += _beyond(results, setting.job)
     return list(dict.fromkeys(found))
@@ -163,8 +186,8 @@ def _beyond(results: Results, best: Job) -> list[Job]:
     return []
 
 
-def _families(batch: int) -> list[str]:
-    """Cooldowns are tried with the usual batch."""
+def families(batch: int) -> list[str]:
+    """Returns the kinds of exits of a batch: with the usual one cooldowns too."""
     return list(FAMILIES) if batch == 1 else ["average", "merge"]
 
 
@@ -188,7 +211,7 @@ def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:
     return {
         (schedule, family): choose(results, schedule, family, batch)[0]
         for schedule in protocol.TRUNKS
-        for family in _families(batch)
+        for family in families(batch)
     }
 
 
