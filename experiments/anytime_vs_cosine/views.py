@@ -3,11 +3,11 @@
     python -m experiments.anytime_vs_cosine.views [--results=DIR] [--out=DIR]
 
 Theory: SGD in linear regression with the capacity a, the source b and the noise of a
-grid that fit best. What is fitted is the loss of every method at every horizon,
-`floor + scale risk`, with the rates tuned there as they are here: one for a trunk, one
-for every horizon of a fixed-horizon schedule. Law: the multi-power law, fitted to the
-raw losses of both trunks and of the fixed-horizon runs; it has seen no average. Writes
-views.json and draws views.png.
+grid that fit best. What is fitted is the loss of the averages and of the fixed-horizon
+schedules at every horizon, `floor + scale risk`, with the rates tuned there as they are
+here: one for a trunk, one for every horizon of a fixed-horizon schedule. Law: the
+multi-power law, fitted to the raw losses of the longest runs; it has seen no average
+and no shorter run. Writes views.json and draws views.png.
 """
 
 import argparse
@@ -38,6 +38,7 @@ SHOWN = (
     "inverse_sqrt_raw",
     "cosine",
 )
+FITTED = ("constant_average", "inverse_sqrt_average")
 # Before, a run is still in its first fall, which no law is about.
 FITTED_FROM = protocol.FULL.steps_1x // 2
 
@@ -100,7 +101,7 @@ def risks(comparison: Comparison, problem: theory.LinearRegression) -> dict:
 
 def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dict:
     """Returns the problem of the grid that fits the losses best, and what it says."""
-    names = [*SHOWN, "linear"]
+    names = [*FITTED, *protocol.ENVELOPE]
     wanted = np.concatenate([losses[name] for name in names])
     best = {}
     for a, b, noise in itertools.product(CAPACITIES, SOURCES, NOISES):
@@ -148,15 +149,14 @@ def fit_law(comparison: Comparison) -> dict:
         comparison.methods[f"{schedule}_average"].jobs[comparison.times[-1]]
         for schedule in protocol.TRUNKS
     ]
-    longer = [
-        job
+    longest = [
+        comparison.methods[name].jobs[comparison.times[-1]]
         for name in protocol.ENVELOPE
-        for times, job in comparison.methods[name].jobs.items()
-        if times > 1
     ]
+    curves = [curve(comparison, job) for job in trunks + longest]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
-        law = laws.MultiPowerLaw.fit([curve(comparison, j) for j in trunks + longer])
+        law = laws.MultiPowerLaw.fit(curves, procedure="converged")
     ends = [times * comparison.steps_1x - 1 for times in comparison.times]
     found = {}
     for name in protocol.ENVELOPE:
