@@ -150,6 +150,7 @@ def config(job: Job) -> ml_collections.ConfigDict:
     made = small.get_config(job.schedule)
     made.seed = job.seed
     made.batch_size *= job.batch
+    made.accumulation = job.batch  # the same gradient, from what a cache holds
     made.optimizer.b2 = job.beta2
     made.duration.steps = job.steps(job.times)
     made.horizons.steps = tuple(job.horizons.values())
