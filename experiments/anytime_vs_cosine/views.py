@@ -26,9 +26,9 @@ from experiments.anytime_vs_cosine import figures, protocol, run
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison
 from experiments.anytime_vs_cosine.protocol import Job
 
-CAPACITIES = (1.1, 1.3, 1.6, 2.0, 2.5)
-SOURCES = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
-NOISES = (0.03, 0.1, 0.3, 1.0)
+CAPACITIES = (1.15, 1.3, 1.45, 1.6, 1.8, 2.0)
+SOURCES = (1.4, 1.5, 1.6, 1.7, 1.8, 2.0)
+NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 DIMENSION = 10**9
 MULTIPLIERS = np.geomspace(1e-3, 2, 18)
 SHOWN = (
