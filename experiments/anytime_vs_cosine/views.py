@@ -127,6 +127,12 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
     return best
 
 
+def learning_rates(job: Job) -> np.ndarray:
+    """Returns the learning rate of every update of a run."""
+    schedule = training.plan(protocol.config(job)).schedule
+    return np.asarray(schedule(np.arange(job.steps(job.times))), np.float64)
+
+
 def curve(comparison: Comparison, job: Job, name: str = "raw") -> laws.Curve:
     """Returns the losses of a run on its way, mean of the seeds, and its rates.
 
@@ -140,7 +146,7 @@ def curve(comparison: Comparison, job: Job, name: str = "raw") -> laws.Curve:
     steps = np.array(curves[0]["steps"]) - 1
     losses = np.mean([curve["losses"][name] for curve in curves], axis=0)
     late = steps >= FITTED_FROM
-    return laws.Curve(_rates(job), steps[late], losses[late], job.name)
+    return laws.Curve(learning_rates(job), steps[late], losses[late], job.name)
 
 
 def fit_law(comparison: Comparison) -> dict:
@@ -157,23 +163,19 @@ def fit_law(comparison: Comparison) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
         law = laws.MultiPowerLaw.fit(curves, procedure="converged")
-    ends = [times * comparison.steps_1x - 1 for times in comparison.times]
+    ends = {times: times * comparison.steps_1x - 1 for times in comparison.times}
     found = {}
     for name in protocol.ENVELOPE:
-        rates = [_rates(comparison.methods[name].jobs[t]) for t in comparison.times]
-        found[name] = [float(law.predict(r, [len(r) - 1])[0]) for r in rates]
+        jobs = comparison.methods[name].jobs
+        pairs = [(learning_rates(jobs[t]), end) for t, end in ends.items()]
+        found[name] = [float(law.predict(rates, end)) for rates, end in pairs]
     found[BETTER] = np.minimum(*found.values()).tolist()
     for schedule, job in zip(protocol.TRUNKS, trunks, strict=True):
-        rates, average = _rates(job), _average(comparison, schedule)
-        found[f"{schedule}_raw"] = law.predict(rates, ends).tolist()
-        averaged = laws.predict_average(law, rates, average, ends)
+        rates, average = learning_rates(job), _average(comparison, schedule)
+        found[f"{schedule}_raw"] = law.predict(rates, [*ends.values()]).tolist()
+        averaged = laws.predict_average(law, rates, average, [*ends.values()])
         found[f"{schedule}_average"] = averaged.tolist()
     return dict(parameters=law.parameters, losses=found)
-
-
-def _rates(job: Job) -> np.ndarray:
-    schedule = training.plan(protocol.config(job)).schedule
-    return np.asarray(schedule(np.arange(job.steps(job.times))), np.float64)
 
 
 def draw(comparison: Comparison, found: Mapping[str, dict], path: pathlib.Path) -> None:

@@ -1,0 +1,80 @@
+"""Theory, law and training beside each other: each view finds what is known there."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from anytime_jax import laws, theory
+from experiments.anytime_vs_cosine import analysis, protocol, views
+from tests import pretended
+
+PLAN = dataclasses.replace(protocol.FULL, peaks=((1, (5e-3, 1e-2, 2e-2)),), seeds=(1,))
+PARAMETERS = dict(L0=1.4, A=1.16, alpha=0.4, B=11.0, C=0.5, beta=0.5, gamma=0.8)
+
+
+def result_of(job):
+    """With a curve that obeys a law, where curves are read and the law has a say."""
+    if job.schedule == "restarts" or job.seed == 0:
+        return pretended.result_of(job)
+    law = laws.MultiPowerLaw(**PARAMETERS)
+    rates = views.learning_rates(job)
+    steps = np.unique(np.geomspace(96, len(rates), 16).astype(int))
+    raw = law.predict(rates, steps - 1)
+    curve = dict(steps=steps.tolist(), losses=dict(raw=raw.tolist()))
+    return pretended.result_of(job) | dict(curve=curve)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return analysis.Comparison(pretended.done(PLAN, result_of), PLAN, 1)
+
+
+def test_a_curve_counts_updates_as_a_law_does(comparison):
+    job = comparison.methods["cosine"].jobs[4]
+    found = views.curve(comparison, job)
+    law = laws.MultiPowerLaw(**PARAMETERS)
+    np.testing.assert_allclose(
+        law.predict(found.rates, found.steps), found.losses, rtol=1e-9
+    )
+    assert found.steps[-1] == 4 * 768 - 1
+    assert found.steps[0] >= views.FITTED_FROM
+
+
+def test_the_law_that_made_the_losses_is_found(comparison):
+    found = views.fit_law(comparison)["losses"]
+    law = laws.MultiPowerLaw(**PARAMETERS)
+    for name in protocol.ENVELOPE:
+        for times, loss in zip(comparison.times, found[name], strict=True):
+            rates = views.learning_rates(comparison.methods[name].jobs[times])
+            expected = law.predict(rates, [len(rates) - 1])[0]
+            assert loss == pytest.approx(expected, abs=2e-3), (name, times)
+    # A decay without a decay: the average is below its trunk.
+    assert np.all(np.less(found["constant_average"], found["constant_raw"]))
+
+
+def test_the_problem_that_made_the_losses_is_found(comparison, monkeypatch):
+    for name, values in dict(
+        CAPACITIES=(1.6,), SOURCES=(1.8, 1.5), NOISES=(0.1,), DIMENSION=10**4
+    ).items():
+        monkeypatch.setattr(views, name, values)
+    problem = theory.LinearRegression(
+        capacity=1.6, source=1.5, dimension=10**4, noise=0.1, rtol=1e-5
+    )
+    made = views.risks(comparison, problem)
+    losses = {name: (1.3 + 4.0 * risk).tolist() for name, risk in made.items()}
+    found = views.fit_theory(comparison, losses)
+    assert (found["a"], found["b"], found["noise"]) == (1.6, 1.5, 0.1)
+    assert (found["floor"], found["scale"]) == pytest.approx((1.3, 4.0), rel=1e-6)
+    assert found["error"] < 1e-6
+    for name in views.SHOWN:
+        np.testing.assert_allclose(found["losses"][name], losses[name], rtol=1e-6)
+
+
+def test_the_picture_has_all_views(comparison, tmp_path):
+    losses = {name: [2.0] * 6 for name in (*views.SHOWN, analysis.BETTER)}
+    view = dict(a=1.5, b=2.0, losses=losses)
+    found = json.loads(json.dumps(dict(theory=view, law=view, training=view)))
+    views.draw(comparison, found, tmp_path / "views.png")
+    assert (tmp_path / "views.png").stat().st_size > 10_000
