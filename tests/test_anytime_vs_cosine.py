@@ -75,6 +75,8 @@ def test_runs_have_the_papers_ratios(batch):
     [
         ("constant", "constant_warmup_0.1", "warmup_steps", 76),
         ("inverse_sqrt", "inverse_sqrt_warmup_0.1", "warmup_steps", 76),
+        ("constant", "constant_warmup_1", "warmup_steps", 768),
+        ("linear", "linear_warmup_1", "warmup_steps", 768),
         ("inverse_sqrt", "inverse_sqrt_offset_1", "offset", 768.0),
     ],
 )

@@ -183,6 +183,28 @@ def test_a_budget_may_choose_another_trunk():
     assert all(cell.endswith("(ema25, 0.01)") for cell in cells[1:])
 
 
+def test_checks_are_beside_the_usual_run():
+    def rule(job):
+        made = result_of(job)
+        if job.variation == "linear_warmup_1":
+            made["losses"]["raw"]["32"] -= 0.5
+        return made
+
+    found = done(FULL, rule)
+    lines = report.checks_to_markdown(found).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[2] for row in rows[-2:]] == ["usual", "warmup 1"]
+    assert rows[-2][3:] == [""] * 5 + ["+0.0000"]
+    assert rows[-1][3:] == [""] * 5 + ["-0.5000"]  # and no part of the envelope
+    [first] = [row[3:] for row in rows if row[0] == "constant"]
+    [wide] = [row[3:] for row in rows if row[2] == "beta2 0.95"][:1]
+    change = [float(b) - float(a) for a, b in zip(first, wide, strict=True)]
+    assert change == pytest.approx([0.03] * 6, abs=1e-9)
+    comparison = analysis.Comparison(found, FULL, 1)
+    expected = loss_of(Job("linear", 32, 1e-2, 0.98, seed=1), "raw", 32)
+    assert comparison.loss("linear", 32, 1) == pytest.approx(expected)
+
+
 def test_costs_count_what_was_trained(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
     assert rows["constant + averages"] == (32, 128 + 64)  # with beta2, not variations

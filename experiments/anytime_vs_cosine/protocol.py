@@ -24,8 +24,11 @@ COOLDOWNS = {
 # What could be to blame where averages lose, in units of 1x: tried on seed 0 alone.
 VARIATIONS = {
     "constant_warmup_0.1": dict(warmup_steps=0.1),
+    "constant_warmup_1": dict(warmup_steps=1.0),
     "inverse_sqrt_warmup_0.1": dict(warmup_steps=0.1),
+    "inverse_sqrt_warmup_1": dict(warmup_steps=1.0),
     "inverse_sqrt_offset_1": dict(offset=1.0),
+    "linear_warmup_1": dict(warmup_steps=1.0),
 }
 MERGES = ("window_10", "window_20", "wsm_12", "wsm_25", "wsm_50")
 

@@ -7,6 +7,7 @@ figure4.png.
 """
 
 import argparse
+import dataclasses
 import math
 import pathlib
 import sys
@@ -113,7 +114,8 @@ def errors_to_markdown(comparison: Comparison) -> str:
 def tuning_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
     """What was tried on seed 0: the losses of fixed-horizon runs, by peak."""
     losses = selection.losses(results)
-    jobs = [job for job in losses if (job.batch, job.seed) == (batch, 0)]
+    kind = (batch, 0, "")
+    jobs = [job for job in losses if (job.batch, job.seed, job.variation) == kind]
     peaks = sorted({job.peak for job in jobs})
     header = ["schedule", "horizon", *(f"{peak:g}" for peak in peaks)]
     body = []
@@ -133,24 +135,43 @@ def tuning_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
 
 
 def trunks_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
-    """What was tried on seed 0: the worst regret of the best average of each trunk."""
+    """What was tried on seed 0: the worst regret of the best exit of each trunk."""
     losses = selection.losses(results)
     body = []
     for schedule in protocol.TRUNKS:
         for family, exits in selection.FAMILIES.items():
-            ranked = {}
-            for beta2 in (protocol.FULL.beta2, *protocol.FULL.other_beta2):
-                for variation in ("", *protocol.VARIATIONS):
-                    tried = (schedule, exits, batch, beta2, variation)
-                    ranked |= selection.worst_regrets(losses, *tried)
-            jobs = dict.fromkeys(setting.job for setting in ranked)
-            for job in sorted(jobs, key=lambda job: (job.variation, job)):
+            ranked = selection.worst_regrets(losses, schedule, exits, batch)
+            for job in sorted({setting.job for setting in ranked}):
                 best = min((s for s in ranked if s.job == job), key=ranked.get)
-                trunk = job.variation or schedule
-                cells = [trunk, family, f"{job.peak:g}", f"{job.beta2:g}", best.exit]
+                cells = [schedule, family, f"{job.peak:g}", best.exit]
                 body.append([*cells, f"{ranked[best]:+.4f}"])
-    header = ["trunk", "exit", "peak", "beta2", "best", "worst regret, seed 0"]
+    header = ["trunk", "exit", "peak", "best", "worst regret, seed 0"]
     return tables.markdown_table(header, body)
+
+
+def checks_to_markdown(results: Mapping[Job, dict]) -> str:
+    """The regrets on seed 0 with another beta2, warmup or offset, and as usual."""
+    losses = selection.losses(results)
+    best = selection.envelope(losses, protocol.ENVELOPE, 1)
+    found = {job.setting: losses[job] for job in losses if job.seed == 0}
+    checks: dict[Job, list[Job]] = {}
+    for job in found:
+        usual = dataclasses.replace(job, beta2=protocol.FULL.beta2, variation="")
+        if job != usual:
+            checks.setdefault(usual, [usual]).append(job)
+    body = []
+    for usual, jobs in checks.items():
+        name, at = "raw", [usual.times]
+        if usual.is_trunk:
+            name, at = selection.choose(losses, usual.schedule, "average")[0].exit, best
+        for job in jobs:
+            regrets = {times: found[job][name][times] - best[times] for times in at}
+            cells = [f"{regrets[t]:+.4f}" if t in regrets else "" for t in best]
+            change = job.variation.removeprefix(f"{job.schedule}_").replace("_", " ")
+            beta2 = "usual" if job == usual else f"beta2 {job.beta2:g}"
+            body.append([job.schedule, name, change or beta2, *cells])
+    header = ["run", "exit", "with", *(f"{times}x" for times in best)]
+    return tables.markdown_table(header, body, left=3)
 
 
 def budgets_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
@@ -255,6 +276,7 @@ def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:
         "Regret on seed 0, tuned per horizon": budgets_to_markdown(results, batch),
     }
     if batch == 1:
+        found["Checks on seed 0"] = checks_to_markdown(results)
         found["Beside the paper"] = paper_to_markdown(comparison)
     seeds = ", ".join(map(str, comparison.seeds))
     title = f"## Batch of {batch * protocol.TOKENS_PER_STEP:,} tokens, seeds {seeds}"

@@ -51,7 +51,8 @@ def tuned(results: Results, schedules: Iterable[str], batch: int) -> dict[int, J
     """
     best: dict[int, tuple[float, Job]] = {}
     for job, losses in results.items():
-        if job.schedule in schedules and job.batch == batch and job.seed == 0:
+        usual = (job.batch, job.seed, job.variation) == (batch, 0, "")
+        if job.schedule in schedules and usual:
             pair = losses["raw"][job.times], job
             best[job.times] = min(best.get(job.times, (math.inf, job)), pair)
     return {times: job for times, (_, job) in sorted(best.items())}
@@ -192,18 +193,23 @@ def families(batch: int) -> list[str]:
 
 
 def _checks(results: Results, plan: Protocol) -> list[Job]:
-    """Other beta2 and variations, at the peak at which an average is best without."""
-    found = []
-    for schedule in protocol.TRUNKS:
-        ranked = worst_regrets(results, schedule, AVERAGES)
-        best = min(ranked, key=ranked.get).job.setting
-        found += [dataclasses.replace(best, beta2=value) for value in plan.other_beta2]
-        found += [
-            dataclasses.replace(best, variation=name)
-            for name in plan.variations
-            if name.startswith(schedule)
-        ]
-    return found
+    """Other beta2 and variations, of the trunks and the longest runs that are best."""
+    trunks = [choose(results, s, "average")[0].job.setting for s in protocol.TRUNKS]
+    longest = [
+        tuned(results, [schedule], 1)[plan.times[-1]] for schedule in protocol.ENVELOPE
+    ]
+    beta2 = [
+        dataclasses.replace(job, beta2=value)
+        for job in trunks
+        for value in plan.other_beta2
+    ]
+    varied = [
+        dataclasses.replace(job, variation=name)
+        for job in trunks + longest
+        for name in plan.variations
+        if name.startswith(job.schedule)
+    ]
+    return beta2 + varied
 
 
 def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:
