@@ -12,7 +12,9 @@ def loss_of(job: Job, name: str, times: int) -> float:
     """A loss with one best peak for everything: 1e-2, a grid point."""
     exits = dict(raw=0.05, uniform=0.3, ema25=0.0, cooldown_10=0.01, cooldown_20=0.02)
     exit_loss = exits.get(name, 0.03) if job.is_trunk else 0.0
-    schedule = dict(cosine=0.002, linear=0.001, restarts=0.04).get(job.schedule, 0.0)
+    # Cosine is the better one at 1x, linear later.
+    linear = 0.001 if times > 1 else 0.006
+    schedule = dict(cosine=0.002, linear=linear, restarts=0.04).get(job.schedule, 0.0)
     # Before its end a run of a fixed horizon is worse.
     early = 0.1 if not job.is_trunk and times < job.times else 0.0
     tuning = 0.01 * math.log2(job.peak / 1e-2) ** 2 + abs(job.beta2 - 0.98)

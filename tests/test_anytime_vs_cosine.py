@@ -11,6 +11,7 @@ import pytest
 
 from anytime_jax import data, training
 from anytime_jax.schedules import cooldowns
+from anytime_jax.training import recipe
 from experiments.anytime_vs_cosine import (
     analysis,
     protocol,
@@ -106,13 +107,14 @@ def test_restarts_end_at_every_horizon():
 
 def test_cooldowns_end_at_their_horizon():
     job = protocol.grid(FULL, 1)[0]
+    trunk = protocol.config(job)
+    kept = recipe.kept(trunk, training.plan(trunk))
     for kind, percent in (("cooldown_10", 10), ("cooldown_20", 20)):
         for steps in job.horizons.values():
             config = protocol.cooldown_config(job, "trunk", kind, steps)
             assert config.branch.step + config.schedule.steps == steps
             assert config.schedule.steps == pytest.approx(steps * percent / 100, abs=1)
-            # There is a snapshot to branch off.
-            assert config.branch.step == steps * (100 - percent) // 10 // 10
+            assert config.branch.step in kept["branch_starts"]
     shapes = {kind: dict(spec) for kind, spec in protocol.COOLDOWNS.items()}
     end = {
         kind: cooldowns.multiplier(spec["shape"], spec["final_fraction"])(1.0)
@@ -154,7 +156,7 @@ def test_nothing_is_added_to_a_grid_with_its_optimum_inside(results):
     others = [job for job in jobs if job.beta2 != 0.98]
     assert {(job.schedule, job.beta2, job.peak, job.times) for job in others} == {
         (schedule, beta2, 1e-2, 32)
-        for schedule in protocol.TRUNKS
+        for schedule in (*protocol.TRUNKS, "linear")
         for beta2 in (0.95, 0.99)
     }
 
@@ -169,6 +171,8 @@ def test_only_seed_0_decides(results):
         for job, result in results.items()
     }
     assert selection.methods(selection.losses(other)) == chosen
+    wanted = [selection.wanted(selection.losses(r), FULL) for r in (results, other)]
+    assert wanted[0] == wanted[1]
     seeds = [job for job in results if job.seed]
     assert {job.seed for job in seeds} == {1, 2, 3}
     assert {job.peak for job in seeds if job.batch == 1} == {1e-2}

@@ -47,9 +47,10 @@ def test_regrets_are_paired_by_seed(results, comparison):
         one, two = (dataclasses.replace(job, seed=seed) for job in (own, other))
         expected = loss_of(one, "ema25", 4) - loss_of(two, "raw", 4)
         assert regret == pytest.approx(expected)
-    # Linear was the better one on seed 0, and is what all are compared with.
-    assert comparison.regrets("linear", 4) == [0, 0, 0]
-    assert max(comparison.regrets("cosine", 4)) != 0
+    # What was the better one on seed 0 is what all are compared with.
+    assert comparison.regrets("linear", 4) == comparison.regrets("cosine", 1) == [0] * 3
+    assert max(comparison.regrets("cosine", 4)) > 0
+    assert min(comparison.regrets("linear", 1)) > 0
 
 
 def test_a_seed_counts_when_all_of_it_is_there(results):
@@ -193,8 +194,9 @@ def test_checks_are_beside_the_usual_run():
     found = done(FULL, rule)
     lines = report.checks_to_markdown(found).splitlines()[2:]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert [row[2] for row in rows[-2:]] == ["usual", "warmup 1"]
-    assert rows[-2][3:] == [""] * 5 + ["+0.0000"]
+    what = ["usual", "beta2 0.95", "beta2 0.99", "warmup 1"]
+    assert [row[2] for row in rows[-4:]] == what
+    assert rows[-4][3:] == [""] * 5 + ["+0.0000"]
     assert rows[-1][3:] == [""] * 5 + ["-0.5000"]  # and no part of the envelope
     [first] = [row[3:] for row in rows if row[0] == "constant"]
     [wide] = [row[3:] for row in rows if row[2] == "beta2 0.95"][:1]
@@ -205,11 +207,31 @@ def test_checks_are_beside_the_usual_run():
     assert comparison.loss("linear", 32, 1) == pytest.approx(expected)
 
 
-def test_costs_count_what_was_trained(results):
+def test_costs_count_what_was_trained_to_choose_from(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
-    assert rows["constant + averages"] == (32, 128 + 64)  # with beta2, not variations
+    assert rows["constant + averages"] == (32, 128)
     assert rows["6 runs, cosine"] == (63, 252)
-    assert rows["constant + cooldown of 10 %"][0] == pytest.approx(32 + 6.3)
+    assert rows["the better of both"] == (126, 504)
+    assert rows["constant + cooldown of 10 %"] == pytest.approx((38.3, 4 * 38.3))
+
+
+@pytest.mark.parametrize("lowest", [0.4, 1.0, 1.3])
+def test_between_peaks_a_parabola_is_found(lowest):
+    losses = {2.0**k: 3 + 0.1 * (k - lowest) ** 2 for k in range(-1, 4)}
+    assert report._least(losses) == pytest.approx(3, abs=1e-12)
+    del losses[0.5], losses[1.0]
+    assert report._least(losses) == min(losses.values())
+
+
+def test_a_run_that_diverged_is_reported(results):
+    one = next(job for job in results if (job.schedule, job.seed) == ("restarts", 2))
+    lost = work._diverged(one)
+    groups = {n: {t: [math.inf] * GROUPS for t in of} for n, of in lost.items()}
+    made = results | {one: dict(job=vars(one), losses=lost, groups=groups)}
+    comparison = analysis.Comparison(made, FULL, 1)
+    text = report.to_markdown(comparison, made)
+    assert "cosine, restarted at every horizon | +inf ± nan" in text
+    assert math.isnan(comparison.standard_error(analysis.RESTARTED, 8))
 
 
 def test_results_of_different_data_are_not_mixed(results):

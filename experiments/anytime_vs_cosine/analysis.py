@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from experiments.anytime_vs_cosine import documents, protocol, selection
 from experiments.anytime_vs_cosine.protocol import Job, Protocol
 
 BETTER = "envelope"  # the better of both fixed-horizon schedules, by horizon
-STOPPED, RESTARTED = "cosine_32x_stopped", "cosine_restarted"
+STOPPED, RESTARTED = "cosine_stopped", "cosine_restarted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +64,12 @@ class Comparison:
         self._results = {
             (job.setting, job.seed, job.cooldowns): r for job, r in results.items()
         }
-        for kind, reported in (("data", False), ("validation", True)):
-            found = [
-                json.dumps(result[kind])
-                for job, result in results.items()
-                if kind in result and bool(job.seed) >= reported
-            ]
-            if len(set(found)) > 1:
-                raise ValueError(f"results are from different {kind}: {set(found)}")
+        _check_same(results, "data")
+        # One set to choose by, another to report on.
+        for reported in (False, True):
+            part = {job: r for job, r in results.items() if (job.seed > 0) == reported}
+            validation = _check_same(part, "validation")
+        self._counts_G = np.array(validation["groups"]) if validation else None
         self.batch = batch
         self.times = plan.horizons(batch)
         self.steps_1x = plan.steps_1x
@@ -131,6 +131,13 @@ class Comparison:
         """Returns the loss of a method, or of the `BETTER` envelope."""
         return self._at("losses", name, times, seed)
 
+    def means(self, name: str) -> list[float]:
+        """Returns the mean loss over seeds of a method at every horizon."""
+        return [
+            float(np.mean([self.loss(name, times, seed) for seed in self.seeds]))
+            for times in self.times
+        ]
+
     def regrets(self, name: str, times: int, against: str = BETTER) -> list[float]:
         """Returns loss minus the envelope's, seed by seed.
 
@@ -145,19 +152,15 @@ class Comparison:
         ]
 
     def standard_error(self, name: str, times: int, against: str = BETTER) -> float:
-        """Returns that of the mean regret, over validation documents."""
-        job = self.methods["cosine"].jobs[times]
-        counts_G = self.result(job, self.seeds[0], "raw")["validation"]["groups"]
-        differences_SxG = [
-            np.subtract(
-                self._at("groups", name, times, seed),
-                self._at("groups", against, times, seed),
-            )
-            for seed in self.seeds
-        ]
-        return documents.standard_error(
-            np.mean(differences_SxG, axis=0), np.array(counts_G)
+        """Returns that of the mean regret over documents, NaN if one diverged."""
+        losses_SxG, other_SxG = (
+            np.array([self._at("groups", of, times, seed) for seed in self.seeds])
+            for of in (name, against)
         )
+        if not (np.isfinite(losses_SxG).all() and np.isfinite(other_SxG).all()):
+            return math.nan
+        differences_G = np.mean(losses_SxG - other_SxG, axis=0)
+        return documents.standard_error(differences_G, self._counts_G)
 
     def exit_regrets(self, name: str, other: str, times: int) -> list[float]:
         """Returns the regrets of another exit of the run of a method."""
@@ -169,6 +172,14 @@ class Comparison:
         ]
 
 
+def _check_same(results: Mapping[Job, dict], kind: str) -> Any:
+    """Returns what all results have, None if none has it."""
+    found = {json.dumps(r[kind]) for r in results.values() if kind in r}
+    if len(found) > 1:
+        raise ValueError(f"results are from different {kind}: {found}")
+    return json.loads(found.pop()) if found else None
+
+
 def found_job(methods: list[Method], name: str, times: int = 1) -> Job:
     """Returns the run of a method at a horizon."""
     [method] = [method for method in methods if method.name == name]
@@ -176,7 +187,9 @@ def found_job(methods: list[Method], name: str, times: int = 1) -> Job:
 
 
 def spread(values: list[float]) -> float:
-    """Returns the standard deviation over seeds, 0 of one."""
+    """Returns the standard deviation over seeds, 0 of one, NaN if one diverged."""
+    if not np.isfinite(values).all():
+        return math.nan
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 

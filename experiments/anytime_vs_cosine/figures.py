@@ -20,8 +20,8 @@ TITLES = {
     "inverse_sqrt_cooldown_10": "1/sqrt + cooldown of 10 %",
     "constant_cooldown_20": "constant + cooldown of 20 %",
     "inverse_sqrt_cooldown_20": "1/sqrt + cooldown of 20 %",
-    "constant_raw": "constant, raw weights",
-    "inverse_sqrt_raw": "1/sqrt, raw weights",
+    "constant_raw": "constant, raw weights at the average's peak",
+    "inverse_sqrt_raw": "1/sqrt, raw weights at the average's peak",
     analysis.STOPPED: "cosine of the longest run, stopped early",
     analysis.RESTARTED: "cosine, restarted at every horizon",
 }
@@ -30,7 +30,7 @@ STYLES = {
     "constant_average": dict(color=looks.TRUNKS[0][0], marker="o"),
     "inverse_sqrt_average": dict(color=looks.TRUNKS[1][0], marker="s"),
     "constant_cooldown_10": dict(color=looks.TRUNKS[0][1], marker="^", ls="--"),
-    "constant_cooldown_20": dict(color=looks.TRUNKS[1][1], marker="v", ls="--"),
+    "constant_cooldown_20": dict(color=looks.TRUNKS[0][1], marker="v", ls=":"),
     "constant_raw": dict(color=looks.RAW, marker="o", mfc="none"),
     analysis.STOPPED: dict(color="#882255", marker="x", ls=":"),
     analysis.RESTARTED: dict(color="#AA4499", marker="+", ls=":"),
@@ -55,13 +55,6 @@ def horizons(axes, comparison: Comparison) -> None:
     axes.minorticks_off()
 
 
-def _mean_losses(comparison: Comparison, name: str) -> list[float]:
-    return [
-        float(np.mean([comparison.loss(name, times, s) for s in comparison.seeds]))
-        for times in comparison.times
-    ]
-
-
 def losses(comparison: Comparison, path: pathlib.Path) -> None:
     """Figure 1: the loss of every method at every horizon."""
     drawing = figure.Figure(figsize=(7.2, 4.6), dpi=150)
@@ -71,8 +64,7 @@ def losses(comparison: Comparison, path: pathlib.Path) -> None:
     shown = (*shown, "constant_average", "inverse_sqrt_average")
     for name in (*(n for n in shown if n in comparison.methods), BETTER):
         label = TITLES.get(name, "the better of cosine and linear, tuned for each")
-        values = _mean_losses(comparison, name)
-        axes.plot(comparison.times, values, label=label, **STYLES[name])
+        axes.plot(comparison.times, comparison.means(name), label=label, **STYLES[name])
     horizons(axes, comparison)
     axes.legend(frameon=False, fontsize=looks.FONT)
     what = f"Loss at every horizon, mean of {len(comparison.seeds)} seeds"
@@ -105,7 +97,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
 
 def _band(axes, comparison: Comparison) -> None:
     """The envelope itself, and how far from it the paper's methods were."""
-    label = f"the paper's largest difference, {paper.BAND}"
+    label = f"the paper's largest difference, {paper.BAND} a token"
     axes.axhspan(-paper.BAND, paper.BAND, color=looks.GRID, lw=0, zorder=0, label=label)
     axes.axhline(0, color=looks.FIXED, lw=1)
     horizons(axes, comparison)

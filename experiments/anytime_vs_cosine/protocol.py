@@ -42,7 +42,8 @@ class Protocol:
       peaks: to begin with, by batch in multiples of the usual one; a factor 2 apart.
       extends: whether to go on beyond the peaks while the best one is at their edge.
       beta2: of Adam.
-      other_beta2: what is tried at the peak that is best for an average.
+      other_beta2: what is tried at the peaks that are best for an average, and with
+        the better of the longest runs of a fixed horizon.
       variations: of `VARIATIONS`, tried there too.
       seeds: those that nothing is chosen on; everything is chosen on seed 0.
       steps_1x: the steps of 1x with the usual batch.
@@ -117,13 +118,19 @@ class Job:
         """What its folder and its result are called."""
         batch = f"_batch{self.batch}" if self.batch > 1 else ""
         cooldowns = "_cooldowns" if self.cooldowns else ""
-        run = f"{self.variation or self.schedule}_{self.times}x_{self.peak:g}"
+        size = f"_of{self.steps_1x}" if self.steps_1x != small.STEPS_1X else ""
+        run = f"{self.variation or self.schedule}_{self.times}x{size}_{self.peak:g}"
         return f"{run}_{self.beta2:g}{batch}{cooldowns}_seed{self.seed}"
 
     @property
     def setting(self) -> "Job":
         """The same with seed 0 and without cooldowns."""
         return dataclasses.replace(self, seed=0, cooldowns=False)
+
+    @property
+    def usual(self) -> "Job":
+        """The same without what is a check: another beta2, a variation."""
+        return dataclasses.replace(self, beta2=FULL.beta2, variation="")
 
     @property
     def is_trunk(self) -> bool:

@@ -16,6 +16,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,12 @@ def pending(options: argparse.Namespace) -> list[Job]:
         and zlib.crc32(job.name.encode()) % count == index - 1
         and fnmatch.fnmatch(job.name, options.only)
     ]
+
+
+def decided(options: argparse.Namespace) -> bool:
+    """Returns whether the jobs of other seeds are known, at every batch."""
+    wanted = selection.wanted(selection.losses(read(options.results)), options.plan)
+    return {job.batch for job in wanted if job.seed} == set(options.plan.batches)
 
 
 def do(options: argparse.Namespace) -> None:
@@ -111,7 +118,16 @@ def work_together(options: argparse.Namespace) -> int:
         )
         for i in range(options.workers)
     ]
-    return next((code for p in processes if (code := p.wait())), 0)
+
+    def tell(number: int, _: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    # Ctrl-C reaches the workers by itself.
+    signal.signal(signal.SIGTERM, tell)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    codes = [process.wait() for process in processes]
+    return next((code for code in codes if code), 0)
 
 
 def parse() -> argparse.Namespace:
@@ -144,9 +160,13 @@ def main() -> int:
         for job in jobs:
             print(f"{job.name:48} {job.cost:6.1f}")
         print(f"{len(jobs)} jobs, {sum(job.cost for job in jobs):.0f} times 1x")
+        if not decided(options):
+            print("and other seeds: of what is chosen when these are done")
     elif options.workers > 1:
         return work_together(options)
     else:
+        # Outside of training too, so that the time that was taken is written.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             do(options)
         except training.Preempted as stopped:

@@ -4,8 +4,8 @@ What is chosen depends on the results of seed 0 alone.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from experiments.anytime_vs_cosine import protocol
 from experiments.anytime_vs_cosine.protocol import Job, Protocol
@@ -41,6 +41,22 @@ def losses(results: Mapping[Job, dict]) -> Results:
     }
 
 
+def tried(results: Mapping[Job, Any], schedule: str, batch: int = 1) -> list[Job]:
+    """Returns the runs of seed 0 to choose from; checks are none of them.
+
+    Args:
+      results: the results.
+      schedule: theirs.
+      batch: in multiples of the usual one.
+    """
+    wanted = (schedule, batch, 0)
+    return [
+        job
+        for job in results
+        if job == job.usual and (job.schedule, job.batch, job.seed) == wanted
+    ]
+
+
 def tuned(results: Results, schedules: Iterable[str], batch: int) -> dict[int, Job]:
     """Returns the best fixed-horizon run of seed 0 at each horizon.
 
@@ -50,11 +66,9 @@ def tuned(results: Results, schedules: Iterable[str], batch: int) -> dict[int, J
       batch: in multiples of the usual one.
     """
     best: dict[int, tuple[float, Job]] = {}
-    for job, losses in results.items():
-        usual = (job.batch, job.seed, job.variation) == (batch, 0, "")
-        if job.schedule in schedules and usual:
-            pair = losses["raw"][job.times], job
-            best[job.times] = min(best.get(job.times, (math.inf, job)), pair)
+    for job in (job for s in schedules for job in tried(results, s, batch)):
+        pair = results[job]["raw"][job.times], job
+        best[job.times] = min(best.get(job.times, pair), pair)
     return {times: job for times, (_, job) in sorted(best.items())}
 
 
@@ -83,12 +97,7 @@ def choose(
 
 
 def worst_regrets(
-    results: Results,
-    schedule: str,
-    exits: Iterable[str],
-    batch: int = 1,
-    beta2: float = protocol.FULL.beta2,
-    variation: str = "",
+    results: Results, schedule: str, exits: Iterable[str], batch: int = 1
 ) -> dict[Setting, float]:
     """Returns the worst regret of every setting, against the better envelope.
 
@@ -97,42 +106,16 @@ def worst_regrets(
       schedule: of the trunk.
       exits: those to try.
       batch: in multiples of the usual one.
-      beta2: of Adam; the envelope has the usual one.
-      variation: of the trunk; the envelope has none.
     """
     best = envelope(results, protocol.ENVELOPE, batch)
     found = {}
-    for job in trunks(results, schedule, batch, beta2, variation):
+    for job in tried(results, schedule, batch):
         losses = results[job]
         for name in exits:
             if set(best) <= set(losses.get(name, {})):
                 regrets = [losses[name][times] - best[times] for times in best]
                 found[Setting(job, name)] = max(regrets)
     return found
-
-
-def trunks(
-    results: Results,
-    schedule: str,
-    batch: int = 1,
-    beta2: float = protocol.FULL.beta2,
-    variation: str = "",
-) -> list[Job]:
-    """Returns the trunks of seed 0 that differ in their peaks alone.
-
-    Args:
-      results: the results.
-      schedule: of the trunk.
-      batch: in multiples of the usual one.
-      beta2: of Adam.
-      variation: of the trunk.
-    """
-    wanted = (schedule, batch, beta2, variation, 0)
-    return [
-        job
-        for job in results
-        if (job.schedule, job.batch, job.beta2, job.variation, job.seed) == wanted
-    ]
 
 
 def wanted(results: Results, plan: Protocol) -> list[Job]:
@@ -193,23 +176,18 @@ def families(batch: int) -> list[str]:
 
 
 def _checks(results: Results, plan: Protocol) -> list[Job]:
-    """Other beta2 and variations, of the trunks and the longest runs that are best."""
-    trunks = [choose(results, s, "average")[0].job.setting for s in protocol.TRUNKS]
-    longest = [
-        tuned(results, [schedule], 1)[plan.times[-1]] for schedule in protocol.ENVELOPE
-    ]
-    beta2 = [
-        dataclasses.replace(job, beta2=value)
-        for job in trunks
-        for value in plan.other_beta2
-    ]
-    varied = [
-        dataclasses.replace(job, variation=name)
-        for job in trunks + longest
-        for name in plan.variations
-        if name.startswith(job.schedule)
-    ]
-    return beta2 + varied
+    """Other beta2 and variations, of the trunks and of the best of the longest runs."""
+    checked = [choose(results, s, "average")[0].job.setting for s in protocol.TRUNKS]
+    checked.append(tuned(results, protocol.ENVELOPE, 1)[plan.times[-1]])
+    found = []
+    for job in checked:
+        found += [dataclasses.replace(job, beta2=value) for value in plan.other_beta2]
+        found += [
+            dataclasses.replace(job, variation=name)
+            for name in plan.variations
+            if name.startswith(job.schedule)
+        ]
+    return found
 
 
 def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:

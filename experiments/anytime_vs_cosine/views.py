@@ -45,13 +45,7 @@ FITTED_FROM = protocol.FULL.steps_1x // 2
 
 def measured(comparison: Comparison) -> dict[str, list[float]]:
     """Returns the mean loss of every method at every horizon, and the envelope's."""
-    return {
-        name: [
-            float(np.mean([comparison.loss(name, times, s) for s in comparison.seeds]))
-            for times in comparison.times
-        ]
-        for name in (*SHOWN, "linear", BETTER)
-    }
+    return {name: comparison.means(name) for name in (*SHOWN, "linear", BETTER)}
 
 
 def _average(comparison: Comparison, schedule: str) -> averaging.Average:

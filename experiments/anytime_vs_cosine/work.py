@@ -44,7 +44,9 @@ def execute(job: Job, folder: pathlib.Path, documents: documents_lib.Documents) 
             _train(job, folder)
     except FloatingPointError as error:
         print(f"{job.name}: {error}", flush=True)
-        return dict(job=vars(job), losses=_diverged(job))
+        losses = _diverged(job)
+        groups = _each(losses, lambda loss: [loss] * documents_lib.GROUPS)
+        return dict(job=vars(job), losses=losses, groups=groups)
     with _timed(folder / job.name, "evaluation"):
         by_group = {
             name: {times: documents.losses(load()) for times, load in loads.items()}
