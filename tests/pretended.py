@@ -40,7 +40,13 @@ def result_of(job: Job) -> dict:
         for name, of in losses.items()
     }
     validation = dict(groups=[100] * documents.GROUPS, documents=800)
-    found = dict(losses=losses, groups=groups, validation=validation, data="ab")
+    found = dict(
+        losses=losses,
+        groups=groups,
+        validation=validation,
+        data="ab",
+        seconds=dict(training=job.cost),
+    )
     return dict(job=vars(job), **found)
 
 

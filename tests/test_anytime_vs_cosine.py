@@ -123,6 +123,43 @@ def test_cooldowns_end_at_their_horizon():
     assert end == pytest.approx(dict(cooldown_10=0.1, cooldown_20=0.0))
 
 
+@pytest.mark.parametrize(
+    ("name", "recipe", "steps"),
+    [
+        ("window_10", dict(name="window", start=1382, stop=1536), None),
+        ("window_20", dict(name="window", start=1228, stop=1536), None),
+        ("wsm_12", dict(name="from_decay", shape="1-sqrt"), [1440, 1536]),
+        ("wsm_50", dict(name="from_decay", shape="1-sqrt"), [*range(864, 1537, 96)]),
+    ],
+)
+def test_merges_are_of_the_last_part(name, recipe, steps, monkeypatch):
+    assert name in protocol.MERGES
+    asked = []
+    monkeypatch.setattr(
+        training.merging,
+        "plan",
+        lambda trunk, recipe, steps=None: asked.append((trunk, recipe, steps)),
+    )
+    monkeypatch.setattr(training.merging, "merge", lambda plan: [1.0])
+    assert work._merged("trunk", name, 2 * 768, 96) == [1.0]
+    assert asked == [("trunk", recipe, steps)]
+
+
+def test_workers_are_stopped_together(tmp_path):
+    command = [sys.executable, "-m", "experiments.anytime_vs_cosine.run", "--quick"]
+    command += [f"--out={tmp_path}", "--workers=2"]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("quick/*_seed0"))) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait() == 143
+    # Both have let go of their jobs, and wrote what time these took.
+    for path in tmp_path.glob("quick/claims/*"):
+        work.claim(path).close()
+    assert len(list(tmp_path.glob("quick/*/training.seconds"))) == 2
+
+
 # What follows from what.
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from anytime_jax import laws, theory
+from anytime_jax import averaging, laws, theory
 from experiments.anytime_vs_cosine import analysis, protocol, views
 from tests import pretended
 
@@ -22,7 +22,12 @@ def result_of(job):
     rates = views.learning_rates(job)
     steps = np.unique(np.geomspace(96, len(rates), 16).astype(int))
     raw = law.predict(rates, steps - 1)
-    curve = dict(steps=steps.tolist(), losses=dict(raw=raw.tolist()))
+    losses = dict(raw=raw.tolist())
+    if job.is_trunk:
+        average = averaging.age_ema(divisor=25)
+        found = laws.predict_average(law, rates, average, steps - 1)
+        losses["ema25"] = (found + 0.125).tolist()
+    curve = dict(steps=steps.tolist(), losses=losses)
     return pretended.result_of(job) | dict(curve=curve)
 
 
@@ -54,6 +59,14 @@ def test_the_law_that_made_the_losses_is_found(comparison):
     assert np.all(np.less(found["constant_average"], found["constant_raw"]))
 
 
+def test_what_a_law_is_off_by_is_measured_on_its_curves(comparison):
+    errors = views.law_errors(comparison, laws.MultiPowerLaw(**PARAMETERS))
+    assert errors.keys() == {*views.SHOWN, "linear"}
+    for name, values in errors.items():
+        expected = -0.125 if "average" in name else 0.0
+        assert values == pytest.approx([expected] * 6, abs=1e-6), name
+
+
 def test_the_problem_that_made_the_losses_is_found(comparison, monkeypatch):
     for name, values in dict(
         CAPACITIES=(1.6,), SOURCES=(1.8, 1.5), NOISES=(0.1,), DIMENSION=10**4
@@ -70,11 +83,12 @@ def test_the_problem_that_made_the_losses_is_found(comparison, monkeypatch):
     assert found["error"] < 1e-6
     for name in views.SHOWN:
         np.testing.assert_allclose(found["losses"][name], losses[name], rtol=1e-6)
+        assert np.abs(found["errors"][name]).max() < 1e-5
 
 
 def test_the_picture_has_all_views(comparison, tmp_path):
     losses = {name: [2.0] * 6 for name in (*views.SHOWN, analysis.BETTER)}
     view = dict(a=1.5, b=2.0, losses=losses)
     found = json.loads(json.dumps(dict(theory=view, law=view, training=view)))
-    views.draw(comparison, found, tmp_path / "views.png")
+    views.draw(comparison.times, found, tmp_path / "views.png")
     assert (tmp_path / "views.png").stat().st_size > 10_000

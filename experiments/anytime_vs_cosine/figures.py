@@ -1,6 +1,7 @@
 """The pictures: losses, regrets, which average at which age, and what it all costs."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import figure
@@ -48,10 +49,10 @@ _REGRETS = (
 )
 
 
-def horizons(axes, comparison: Comparison) -> None:
+def horizons(axes, times: Sequence[int]) -> None:
     """The horizons along the axes."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(comparison.times, [f"{times}x" for times in comparison.times])
+    axes.set_xticks(times, [f"{multiple}x" for multiple in times])
     axes.minorticks_off()
 
 
@@ -65,7 +66,7 @@ def losses(comparison: Comparison, path: pathlib.Path) -> None:
     for name in (*(n for n in shown if n in comparison.methods), BETTER):
         label = TITLES.get(name, "the better of cosine and linear, tuned for each")
         axes.plot(comparison.times, comparison.means(name), label=label, **STYLES[name])
-    horizons(axes, comparison)
+    horizons(axes, comparison.times)
     axes.legend(frameon=False, fontsize=looks.FONT)
     what = f"Loss at every horizon, mean of {len(comparison.seeds)} seeds"
     looks.finish(axes, what, "multiples of Chinchilla's 1x", "nats per byte")
@@ -100,7 +101,7 @@ def _band(axes, comparison: Comparison) -> None:
     label = f"the paper's largest difference, {paper.BAND} a token"
     axes.axhspan(-paper.BAND, paper.BAND, color=looks.GRID, lw=0, zorder=0, label=label)
     axes.axhline(0, color=looks.FIXED, lw=1)
-    horizons(axes, comparison)
+    horizons(axes, comparison.times)
 
 
 def _errorbars(axes, comparison: Comparison, name: str, place: float) -> None:

@@ -3,10 +3,12 @@
     python -m experiments.anytime_vs_cosine.report [--results=DIR] [--out=DIR]
 
 Prints the tables and writes them to tables.md, with results.csv and figure1.png to
-figure4.png.
+figure4.png; draws views.png from views.json, which experiments.anytime_vs_cosine.views
+computes in minutes.
 """
 
 import argparse
+import json
 import math
 import pathlib
 import sys
@@ -22,6 +24,7 @@ from experiments.anytime_vs_cosine import (
     protocol,
     run,
     selection,
+    views,
 )
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison, spread
 from experiments.anytime_vs_cosine.protocol import Job
@@ -261,6 +264,7 @@ def main() -> int:
         print("no seed is complete", file=sys.stderr)
         return 1
     text = "\n".join(to_markdown(comparison, results) for comparison in comparisons)
+    text += f"\nAll runs: {hours(results):.1f} hours of one of two workers.\n"
     print(text)
     (options.out / "tables.md").write_text(f"# anytime_vs_cosine: all tables\n\n{text}")
     analysis.write_csv(comparisons, options.out / "results.csv")
@@ -268,7 +272,20 @@ def main() -> int:
     figures.regrets(comparisons, options.out / "figure2.png")
     figures.averages(comparisons[0], options.out / "figure3.png")
     figures.costs(costs(results), options.out / "figure4.png")
+    stored = options.out / "views.json"
+    if stored.exists():
+        found = json.loads(stored.read_text())
+        views.draw(plan.times, found, options.out / "views.png")
     return 0
+
+
+def hours(results: Mapping[Job, dict]) -> float:
+    """What all runs took; those of which it is not known as long as the others."""
+    known = {
+        job: sum(r["seconds"].values()) for job, r in results.items() if "seconds" in r
+    }
+    rate = sum(known.values()) / sum(job.cost for job in known)
+    return rate * sum(job.cost for job in results) / 3600
 
 
 def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:

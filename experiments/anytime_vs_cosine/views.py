@@ -15,13 +15,13 @@ import itertools
 import json
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import figure
 
 from anytime_jax import averaging, laws, theory, training
-from anytime_jax.reporting import looks
+from anytime_jax.reporting import looks, tables
 from experiments.anytime_vs_cosine import figures, protocol, run
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison
 from experiments.anytime_vs_cosine.protocol import Job
@@ -109,6 +109,10 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
         error = float(np.sqrt(np.mean((design @ [floor, scale] - wanted) ** 2)))
         if scale > 0 and error < best.get("error", np.inf):
             fitted = {k: (floor + scale * v).tolist() for k, v in found.items()}
+            errors = {
+                name: np.subtract(fitted[name], losses[name]).tolist()
+                for name in (*SHOWN, "linear")
+            }
             best = dict(
                 a=a,
                 b=b,
@@ -117,6 +121,7 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
                 scale=float(scale),
                 error=error,
                 losses=fitted,
+                errors=errors,
             )
     return best
 
@@ -169,10 +174,55 @@ def fit_law(comparison: Comparison) -> dict:
         found[f"{schedule}_raw"] = law.predict(rates, [*ends.values()]).tolist()
         averaged = laws.predict_average(law, rates, average, [*ends.values()])
         found[f"{schedule}_average"] = averaged.tolist()
-    return dict(parameters=law.parameters, losses=found)
+    errors = law_errors(comparison, law)
+    return dict(parameters=law.parameters, losses=found, errors=errors)
 
 
-def draw(comparison: Comparison, found: Mapping[str, dict], path: pathlib.Path) -> None:
+def law_errors(comparison: Comparison, law: laws.Law) -> dict[str, list[float]]:
+    """Returns what a law says minus what was measured, about each horizon.
+
+    Where a curve was measured nearest to it, on the documents of curves.
+
+    Args:
+      comparison: with the runs.
+      law: fitted to curves.
+    """
+    found = {}
+    ends = np.array([times * comparison.steps_1x - 1 for times in comparison.times])
+    for schedule in protocol.TRUNKS:
+        method = comparison.methods[f"{schedule}_average"]
+        job, average = method.jobs[comparison.times[-1]], _average(comparison, schedule)
+        for name, exit_name in (("average", method.exit), ("raw", "raw")):
+            made = curve(comparison, job, exit_name)
+            near = np.abs(np.log(made.steps / ends[:, None])).argmin(axis=1)
+            at = made.steps[near]
+            if exit_name == "raw":
+                predicted = law.predict(made.rates, at)
+            else:
+                predicted = laws.predict_average(law, made.rates, average, at)
+            found[f"{schedule}_{name}"] = (predicted - made.losses[near]).tolist()
+    for name in protocol.ENVELOPE:
+        jobs = comparison.methods[name].jobs.values()
+        curves = [curve(comparison, job) for job in jobs]
+        found[name] = [
+            float(law.predict(made.rates, made.steps[-1:])[0] - made.losses[-1])
+            for made in curves
+        ]
+    return found
+
+
+def misfits_to_markdown(found: Mapping[str, dict]) -> str:
+    """The losses of theory and law minus those of training."""
+    header = ["view", "method", *(f"{times}x" for times in protocol.FULL.times)]
+    body = [
+        [view, figures.TITLES[name], *(f"{error:+.4f}" for error in errors)]
+        for view in ("theory", "law")
+        for name, errors in found[view]["errors"].items()
+    ]
+    return tables.markdown_table(header, body)
+
+
+def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) -> None:
     """The regrets of every method in the three views."""
     drawing = figure.Figure(figsize=(11, 4.2), dpi=150)
     grid = drawing.subplots(1, 3, sharey=True)
@@ -188,9 +238,9 @@ def draw(comparison: Comparison, found: Mapping[str, dict], path: pathlib.Path) 
         for name in SHOWN:
             y = np.subtract(losses[name], losses[BETTER])
             style = figures.STYLES[name]
-            axes.plot(comparison.times, y, label=figures.TITLES[name], **style)
+            axes.plot(times, y, label=figures.TITLES[name], **style)
         axes.axhline(0, color=looks.FIXED, lw=1)
-        figures.horizons(axes, comparison)
+        figures.horizons(axes, times)
         y = "loss minus that of the better envelope" if axes is grid[0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     grid[2].legend(frameon=False, fontsize=looks.FONT)
@@ -212,7 +262,12 @@ def main() -> None:
         law=fit_law(comparison),
     )
     (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(comparison, found, options.out / "views.png")
+    print(misfits_to_markdown(found))
+    for name, grid in dict(a=CAPACITIES, b=SOURCES, noise=NOISES).items():
+        value = found["theory"][name]
+        edge = ", at the edge" if value in (grid[0], grid[-1]) else ""
+        print(f"{name} = {value:g} of {', '.join(map(str, grid))}{edge}")
+    draw(comparison.times, found, options.out / "views.png")
 
 
 if __name__ == "__main__":
