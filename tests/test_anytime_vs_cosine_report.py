@@ -211,7 +211,7 @@ def test_costs_count_what_was_trained_to_choose_from(results):
     rows = {name: (once, tuned) for name, once, tuned in report.costs(results)}
     assert rows["constant + averages"] == (32, 128)
     assert rows["6 runs, cosine"] == (63, 252)
-    assert rows["the better of both"] == (126, 504)
+    assert rows["12 runs, the better"] == (126, 504)
     assert rows["constant + cooldown of 10 %"] == pytest.approx((38.3, 4 * 38.3))
 
 

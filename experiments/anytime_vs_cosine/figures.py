@@ -79,7 +79,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
     drawing = figure.Figure(figsize=(7.2 if count == 1 else 11, 4.8), dpi=150)
     widths = [len(comparison.times) for comparison in comparisons]
     grid = drawing.subplots(1, count, squeeze=False, sharey=True, width_ratios=widths)
-    drawing.subplots_adjust(0.08, 0.24, 0.99, 0.86, wspace=0.06)
+    drawing.subplots_adjust(0.08 if count > 1 else 0.11, 0.27, 0.99, 0.86, wspace=0.06)
     for axes, comparison in zip(grid[0], comparisons, strict=True):
         _band(axes, comparison)
         names = [name for name in _REGRETS if name in comparison.methods]
@@ -91,7 +91,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
         y = "nats per byte" if axes is grid[0, 0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    place = dict(loc="lower center", ncols=3)
+    place = dict(loc="lower center", ncols=1 + count)
     drawing.legend(handles, labels, frameon=False, fontsize=looks.FONT, **place)
     drawing.savefig(path)
 

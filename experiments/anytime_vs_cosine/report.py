@@ -233,7 +233,8 @@ def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
     for schedule, of in fixed.items():
         rows.append((f"{len(set(of))} runs, {schedule}", horizons, sum(of)))
     both = sum(map(sum, fixed.values()))
-    rows.append(("the better of both", len(fixed) * horizons, both))
+    count = sum(len(set(of)) for of in fixed.values())
+    rows.append((f"{count} runs, the better", len(fixed) * horizons, both))
     return rows
 
 
