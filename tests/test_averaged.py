@@ -1,11 +1,13 @@
 """Averaged weights under a law: twins of the sums, and a quadratic's exact risk."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 
 from anytime_jax import averaging, laws, schedules, theory
+from tests import trained
 
 LAW = laws.MultiPowerLaw(L0=3.0, A=0.5, alpha=0.5, B=400.0, C=1.0, beta=0.5, gamma=0.5)
 AVERAGES = dict(
@@ -102,6 +104,24 @@ def test_every_law_predicts_averages():
         latest = laws.predict_average(law, trunk, averaging.latest(), [9999])
         assert average[0] < raw[0]
         np.testing.assert_allclose(latest, raw, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind", [laws.MultiPowerLaw, laws.AnnealingLaw, laws.FunctionalScalingLaw]
+)
+def test_averages_of_trained_runs_are_foretold_by_their_raw_losses(kind):
+    """Far better than by the raw weights themselves, and no more than that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", laws.UnidentifiedWarning)
+        law = kind.fit([trained.curve(schedule) for schedule in trained.SCHEDULES])
+    for schedule in ("constant", "inverse_sqrt"):
+        made = trained.curve(schedule, "ema25")
+        late = made.steps > 1536
+        at, losses = made.steps[late], made.losses[late]
+        found = laws.predict_average(law, made.rates, AVERAGES["ema25"], at)
+        error = np.abs(found - losses).mean()
+        assert error < 0.04
+        assert error < 0.6 * np.abs(law.predict(made.rates, at) - losses).mean()
 
 
 def test_errors():

@@ -1,7 +1,6 @@
 """Theory, law and training beside each other: each view finds what is known there."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -47,21 +46,22 @@ def test_a_curve_counts_updates_as_a_law_does(comparison):
     assert found.steps[0] >= views.FITTED_FROM
 
 
-def test_the_law_that_made_the_losses_is_found(comparison):
-    found = views.fit_law(comparison)["losses"]
+def test_a_law_comes_near_the_one_that_made_the_losses(comparison):
+    found = views.fit_law(comparison, laws.MultiPowerLaw)["losses"]
     law = laws.MultiPowerLaw(**PARAMETERS)
     for name in protocol.ENVELOPE:
         for times, loss in zip(comparison.times, found[name], strict=True):
             rates = views.learning_rates(comparison.methods[name].jobs[times])
             expected = law.predict(rates, [len(rates) - 1])[0]
-            assert loss == pytest.approx(expected, abs=2e-3), (name, times)
+            # Not to rounding, for the ridge.
+            assert loss == pytest.approx(expected, abs=0.02), (name, times)
     # A decay without a decay: the average is below its trunk.
     assert np.all(np.less(found["constant_average"], found["constant_raw"]))
 
 
 def test_what_a_law_is_off_by_is_measured_on_its_curves(comparison):
     errors = views.law_errors(comparison, laws.MultiPowerLaw(**PARAMETERS))
-    assert errors.keys() == {*views.SHOWN, "linear"}
+    assert errors.keys() == set(views.METHODS)
     for name, values in errors.items():
         expected = -0.125 if "average" in name else 0.0
         assert values == pytest.approx([expected] * 6, abs=1e-6), name
@@ -81,14 +81,14 @@ def test_the_problem_that_made_the_losses_is_found(comparison, monkeypatch):
     assert (found["a"], found["b"], found["noise"]) == (1.6, 1.5, 0.1)
     assert (found["floor"], found["scale"]) == pytest.approx((1.3, 4.0), rel=1e-6)
     assert found["error"] < 1e-6
-    for name in views.SHOWN:
+    for name in views.METHODS:
         np.testing.assert_allclose(found["losses"][name], losses[name], rtol=1e-6)
         assert np.abs(found["errors"][name]).max() < 1e-5
 
 
 def test_the_picture_has_all_views(comparison, tmp_path):
-    losses = {name: [2.0] * 6 for name in (*views.SHOWN, analysis.BETTER)}
+    losses = {name: [2.0] * 6 for name in (*views.METHODS, analysis.BETTER)}
     view = dict(a=1.5, b=2.0, losses=losses)
-    found = json.loads(json.dumps(dict(theory=view, law=view, training=view)))
+    found = dict(theory=view, laws=dict(simple=view), training=view)
     views.draw(comparison.times, found, tmp_path / "views.png")
     assert (tmp_path / "views.png").stat().st_size > 10_000

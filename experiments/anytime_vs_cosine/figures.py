@@ -36,6 +36,7 @@ STYLES = {
     analysis.STOPPED: dict(color="#882255", marker="x", ls=":"),
     analysis.RESTARTED: dict(color="#AA4499", marker="+", ls=":"),
     "cosine": dict(color=looks.FIXED, marker="D", mfc="none", ls="-."),
+    "linear": dict(color=looks.FIXED, marker="d", mfc="none", ls=":"),
     BETTER: dict(color=looks.FIXED, marker="D"),
 }
 
