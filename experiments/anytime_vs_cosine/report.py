@@ -119,7 +119,7 @@ def tuning_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
     """What was tried on seed 0: the losses of fixed-horizon runs, by peak.
 
     Last the least of the parabola, in the logarithm of the peak, through the best one
-    and its neighbours: what a finer grid would have found at most.
+    and its neighbours: about what a finer grid would have found.
     """
     losses = selection.losses(results)
     jobs = {s: selection.tried(losses, s, batch) for s in protocol.ENVELOPE}
