@@ -45,7 +45,7 @@ def test_the_grid_is_that_of_the_protocol():
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_runs_have_the_papers_ratios(batch):
-    for job in protocol.grid(FULL, batch):
+    for job in (job for job in protocol.grid(FULL, batch) if job.peak == 2e-2):
         config = protocol.config(job)
         plan = training.plan(config)
         steps_1x = 768 // batch

@@ -229,7 +229,7 @@ def test_a_run_that_diverged_is_reported(results):
     groups = {n: {t: [math.inf] * GROUPS for t in of} for n, of in lost.items()}
     made = results | {one: dict(job=vars(one), losses=lost, groups=groups)}
     comparison = analysis.Comparison(made, FULL, 1)
-    text = report.to_markdown(comparison, made)
+    text = report.to_markdown([comparison], made)
     assert "cosine, restarted at every horizon | +inf ± nan" in text
     assert math.isnan(comparison.standard_error(analysis.RESTARTED, 8))
 

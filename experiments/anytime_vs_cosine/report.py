@@ -255,19 +255,13 @@ def main() -> int:
             f"{len(missing)} jobs are not done, such as {missing[0].name}",
             file=sys.stderr,
         )
-    comparisons = []
-    for batch in plan.batches:
-        grid = protocol.grid(plan, batch)
-        if set(grid) <= set(results):
-            comparisons.append(Comparison(results, plan, batch))
-    comparisons = [comparison for comparison in comparisons if comparison.seeds]
+    comparisons = compare(results, plan)
     if not comparisons:
         print("no seed is complete", file=sys.stderr)
         return 1
-    text = "\n".join(to_markdown(comparison, results) for comparison in comparisons)
-    text += f"\nAll runs: {hours(results):.1f} hours of one of two workers.\n"
+    text = to_markdown(comparisons, results)
     print(text)
-    (options.out / "tables.md").write_text(f"# anytime_vs_cosine: all tables\n\n{text}")
+    (options.out / "tables.md").write_text(text)
     analysis.write_csv(comparisons, options.out / "results.csv")
     figures.losses(comparisons[0], options.out / "figure1.png")
     figures.regrets(comparisons, options.out / "figure2.png")
@@ -280,6 +274,16 @@ def main() -> int:
     return 0
 
 
+def compare(results: Mapping[Job, dict], plan: protocol.Protocol) -> list[Comparison]:
+    """Returns the comparisons at the batches of which at least a seed is complete."""
+    found = [
+        Comparison(results, plan, batch)
+        for batch in plan.batches
+        if set(protocol.grid(plan, batch)) <= set(results)
+    ]
+    return [comparison for comparison in found if comparison.seeds]
+
+
 def hours(results: Mapping[Job, dict]) -> float:
     """What all runs took; those of which it is not known as long as the others."""
     known = {
@@ -289,8 +293,14 @@ def hours(results: Mapping[Job, dict]) -> float:
     return rate * sum(job.cost for job in results) / 3600
 
 
-def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:
-    """All tables of one batch."""
+def to_markdown(comparisons: list[Comparison], results: Mapping[Job, dict]) -> str:
+    """All tables."""
+    parts = [_of_batch(comparison, results) for comparison in comparisons]
+    end = f"All runs: {hours(results):.1f} hours of one of two workers.\n"
+    return "\n".join(["# anytime_vs_cosine: all tables\n", *parts, end])
+
+
+def _of_batch(comparison: Comparison, results: Mapping[Job, dict]) -> str:
     batch = comparison.batch
     found = {"Loss": losses_to_markdown(comparison)}
     if len(protocol.FULL.envelope(batch)) > 1:
@@ -311,7 +321,7 @@ def to_markdown(comparison: Comparison, results: Mapping[Job, dict]) -> str:
         "Tried on seed 0, trunks": trunks_to_markdown(results, batch),
         "Regret on seed 0, tuned per horizon": budgets_to_markdown(results, batch),
     }
-    if batch == 1:
+    if batch == 1 and any(job != job.usual for job in results):
         found["Checks on seed 0"] = checks_to_markdown(results)
     seeds = ", ".join(map(str, comparison.seeds))
     title = f"## Batch of {batch * protocol.TOKENS_PER_STEP:,} tokens, seeds {seeds}"
