@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 
 import jax
@@ -18,6 +19,8 @@ from experiments.anytime_vs_cosine import (
     protocol,
     report,
     run,
+    selection,
+    views,
     work,
 )
 from experiments.anytime_vs_cosine.protocol import FULL, Job
@@ -246,3 +249,53 @@ def test_documents_to_report_on_count_none_too_often():
     assert whole[:5].tolist() == [0, 1, 2, 3, 4] and whole[-1] == 45
     assert len(whole) == 5 + 16 + 1
     assert np.diff(whole[5:-1]).min() >= 2
+
+
+# What the repository says.
+
+
+@pytest.fixture(scope="module")
+def trained():
+    found = run.read(run.RESULTS)
+    return found, report.compare(found, FULL)
+
+
+def test_all_seeds_of_all_batches_are_there(trained):
+    results, comparisons = trained
+    assert [(c.batch, c.seeds) for c in comparisons] == [
+        (1, [1, 2, 3]),
+        (16, [1, 2, 3]),
+    ]
+    assert set(selection.wanted(selection.losses(results), FULL)) <= set(results)
+
+
+def test_the_tables_are_those_of_the_results(trained, tmp_path):
+    results, comparisons = trained
+    stored = json.loads((run.HERE / "views.json").read_text())
+    parts = [report.to_markdown(comparisons, results), views.to_markdown(stored)]
+    assert (run.HERE / "tables.md").read_text() == "\n".join(parts)
+    analysis.write_csv(comparisons, tmp_path / "results.csv")
+    made = (tmp_path / "results.csv").read_text()
+    assert (run.HERE / "results.csv").read_text() == made
+
+
+def test_the_readme_has_tables_of_the_results(trained):
+    results, (usual, large) = trained
+    readme = (run.HERE / "README.md").read_text()
+    for table in (
+        report.regrets_to_markdown(usual, analysis.BETTER),
+        report.regrets_to_markdown(large, "cosine"),
+        report.paper_to_markdown(usual),
+        report.checks_to_markdown(results),
+    ):
+        assert table in readme
+
+
+def test_differences_are_known_to_less_than_a_thousandth(trained):
+    """Over validation documents, of all that is compared but what nobody would ship."""
+    for comparison in trained[1]:
+        unfinished = ("constant_raw", "inverse_sqrt_raw", analysis.STOPPED)
+        for name in set(comparison.methods) - set(unfinished):
+            for times in comparison.times:
+                against = analysis.BETTER if comparison.batch == 1 else "cosine"
+                assert comparison.standard_error(name, times, against) < 1e-3

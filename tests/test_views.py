@@ -1,13 +1,14 @@
 """Theory, law and training beside each other: each view finds what is known there."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from anytime_jax import averaging, laws, theory
-from experiments.anytime_vs_cosine import analysis, protocol, views
-from tests import pretended
+from experiments.anytime_vs_cosine import analysis, protocol, run, views
+from tests import pretended, trained
 
 PLAN = dataclasses.replace(protocol.FULL, peaks=((1, (5e-3, 1e-2, 2e-2)),), seeds=(1,))
 PARAMETERS = dict(L0=1.4, A=1.16, alpha=0.4, B=11.0, C=0.5, beta=0.5, gamma=0.8)
@@ -92,3 +93,47 @@ def test_the_picture_has_all_views(comparison, tmp_path):
     found = dict(theory=view, laws=dict(simple=view), training=view)
     views.draw(comparison.times, found, tmp_path / "views.png")
     assert (tmp_path / "views.png").stat().st_size > 10_000
+
+
+# What the repository says.
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((run.HERE / "views.json").read_text())
+
+
+def test_stored_losses_are_those_of_the_results(stored):
+    found = views.measured(trained.comparison())
+    assert found.keys() == stored["training"]["losses"].keys()
+    for name, losses in found.items():
+        assert stored["training"]["losses"][name] == pytest.approx(losses, abs=1e-12)
+
+
+@pytest.mark.parametrize("title", views.LAWS)
+def test_stored_errors_of_a_law_are_those_of_its_parameters(stored, title):
+    law = views.LAWS[title](**stored["laws"][title]["parameters"])
+    found = views.law_errors(trained.comparison(), law)
+    assert found.keys() == stored["laws"][title]["errors"].keys()
+    for name, errors in found.items():
+        expected = stored["laws"][title]["errors"][name]
+        assert errors == pytest.approx(expected, abs=1e-6)
+
+
+def test_stored_losses_of_the_theory_are_those_of_its_problem(stored):
+    kept = stored["theory"]
+    problem = theory.LinearRegression(
+        capacity=kept["a"],
+        source=kept["b"],
+        dimension=views.DIMENSION,
+        noise=kept["noise"],
+        rtol=1e-5,
+    )
+    for name, risks in views.risks(trained.comparison(), problem).items():
+        found = kept["floor"] + kept["scale"] * np.array(risks)
+        assert found == pytest.approx(kept["losses"][name], abs=1e-6)
+
+
+def test_the_readme_has_what_each_view_is_off_by(stored):
+    table = views.misfits_to_markdown(stored)
+    assert table in (run.HERE / "README.md").read_text()

@@ -12,14 +12,14 @@ SCHEDULES = ("constant", "inverse_sqrt", "cosine", "linear")
 
 
 @functools.cache
-def _comparison() -> analysis.Comparison:
+def comparison() -> analysis.Comparison:
+    """All methods at the usual batch."""
     return analysis.Comparison(run.read(run.RESULTS), protocol.FULL, 1)
 
 
 @functools.cache
 def curve(schedule: str, exit_name: str = "raw") -> laws.Curve:
     """The losses on the way of a run, from half of its 1x on."""
-    comparison = _comparison()
     name = f"{schedule}_average" if schedule in protocol.TRUNKS else schedule
-    job = comparison.methods[name].jobs[comparison.times[-1]]
-    return views.curve(comparison, job, exit_name)
+    job = comparison().methods[name].jobs[comparison().times[-1]]
+    return views.curve(comparison(), job, exit_name)

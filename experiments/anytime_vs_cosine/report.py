@@ -260,6 +260,11 @@ def main() -> int:
         print("no seed is complete", file=sys.stderr)
         return 1
     text = to_markdown(comparisons, results)
+    stored = options.out / "views.json"
+    if stored.exists():
+        found = json.loads(stored.read_text())
+        text = f"{text}\n{views.to_markdown(found)}"
+        views.draw(plan.times, found, options.out / "views.png")
     print(text)
     (options.out / "tables.md").write_text(text)
     analysis.write_csv(comparisons, options.out / "results.csv")
@@ -267,10 +272,6 @@ def main() -> int:
     figures.regrets(comparisons, options.out / "figure2.png")
     figures.averages(comparisons[0], options.out / "figure3.png")
     figures.costs(costs(results), options.out / "figure4.png")
-    stored = options.out / "views.json"
-    if stored.exists():
-        found = json.loads(stored.read_text())
-        views.draw(plan.times, found, options.out / "views.png")
     return 0
 
 

@@ -216,15 +216,54 @@ def law_errors(comparison: Comparison, law: laws.Law) -> dict[str, list[float]]:
     return found
 
 
-def misfits_to_markdown(found: Mapping[str, dict]) -> str:
+def _views(found: Mapping[str, dict]) -> dict[str, dict[str, list[float]]]:
+    """What theory and laws are off by."""
+    views = {"exact theory": found["theory"], **found["laws"]}
+    return {view.replace("_", " "): of["errors"] for view, of in views.items()}
+
+
+def errors_to_markdown(found: Mapping[str, dict]) -> str:
     """The losses of theory and laws minus those of training."""
     header = ["view", "method", *(f"{times}x" for times in protocol.FULL.times)]
     body = [
         [view, figures.TITLES[name], *(f"{error:+.4f}" for error in errors)]
-        for view, of in {"theory": found["theory"], **found["laws"]}.items()
-        for name, errors in of["errors"].items()
+        for view, of in _views(found).items()
+        for name, errors in of.items()
     ]
     return tables.markdown_table(header, body)
+
+
+def misfits_to_markdown(found: Mapping[str, dict]) -> str:
+    """The root mean squares, over the horizons from 2x on, of the same."""
+    names = dict(
+        constant_average="constant + average",
+        inverse_sqrt_average="1/sqrt + average",
+        constant_raw="constant, raw",
+        inverse_sqrt_raw="1/sqrt, raw",
+        cosine="cosine",
+        linear="linear",
+    )
+    body = [
+        [view, *(f"{np.sqrt(np.mean(np.square(of[name][1:]))):.4f}" for name in names)]
+        for view, of in _views(found).items()
+    ]
+    return tables.markdown_table(["view", *names.values()], body, left=1)
+
+
+def to_markdown(found: Mapping[str, dict]) -> str:
+    """All tables of the views."""
+    problem = found["theory"]
+    constants = ("a", "b", "noise", "floor", "scale")
+    what = ", ".join(f"{name} {problem[name]:.4g}" for name in constants)
+    return "\n".join(
+        [
+            f"## Theory and laws minus training\n\nTheory: {what}.\n",
+            errors_to_markdown(found),
+            "\nRoot mean squares from 2x on:\n",
+            misfits_to_markdown(found),
+            "",
+        ]
+    )
 
 
 def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) -> None:
@@ -270,7 +309,7 @@ def main() -> None:
         laws={title: fit_law(comparison, kind) for title, kind in LAWS.items()},
     )
     (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(misfits_to_markdown(found))
+    print(errors_to_markdown(found))
     for name, grid in dict(a=CAPACITIES, b=SOURCES, noise=NOISES).items():
         value = found["theory"][name]
         edge = ", at the edge" if value in (grid[0], grid[-1]) else ""
