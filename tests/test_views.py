@@ -82,6 +82,8 @@ def test_the_problem_that_made_the_losses_is_found(comparison, monkeypatch):
     assert (found["a"], found["b"], found["noise"]) == (1.6, 1.5, 0.1)
     assert (found["floor"], found["scale"]) == pytest.approx((1.3, 4.0), rel=1e-6)
     assert found["error"] < 1e-6
+    assert [row[:3] for row in found["tried"]] == [(1.6, b, 0.1) for b in (1.8, 1.5)]
+    assert found["tried"][0][3] > found["tried"][1][3] == found["error"]
     for name in views.METHODS:
         np.testing.assert_allclose(found["losses"][name], losses[name], rtol=1e-6)
         assert np.abs(found["errors"][name]).max() < 1e-5

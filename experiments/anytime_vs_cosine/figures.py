@@ -89,7 +89,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
         title = "Loss minus the better tuned envelope"
         if comparison.batch > 1:
             title = f"Loss minus tuned cosine, {comparison.batch} times the batch"
-        y = "nats per byte" if axes is grid[0, 0] else ""
+        y = "nats per byte; bars: spread of seeds" if axes is grid[0, 0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     place = dict(loc="lower center", ncols=1 + count)

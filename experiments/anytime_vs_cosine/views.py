@@ -6,8 +6,8 @@ Theory: SGD in linear regression with the capacity a, the source b and the noise
 grid that fit best. What is fitted is the loss of the averages and of the fixed-horizon
 schedules at every horizon, `floor + scale risk`, with the rates tuned there as they are
 here: one for a trunk, one for every horizon of a fixed-horizon schedule. Laws: fitted
-to the raw losses of the longest runs; they have seen no average and no shorter run.
-Writes views.json and draws views.png, with the first of the laws.
+to the raw losses of all runs on their way; they have seen no average.
+Writes views.json and draws views.png, with the law that is least off.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from experiments.anytime_vs_cosine import figures, protocol, run
 from experiments.anytime_vs_cosine.analysis import BETTER, Comparison
 from experiments.anytime_vs_cosine.protocol import Job
 
-CAPACITIES = (1.15, 1.3, 1.45, 1.6, 1.8, 2.0)
+CAPACITIES = (1.05, 1.1, 1.15, 1.3, 1.45, 1.6, 1.8)
 SOURCES = (1.4, 1.5, 1.6, 1.7, 1.8, 2.0)
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 DIMENSION = 10**9
@@ -97,7 +97,7 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
     """Returns the problem of the grid that fits the losses best, and what it says."""
     names = [*FITTED, *protocol.ENVELOPE]
     wanted = np.concatenate([losses[name] for name in names])
-    best = {}
+    best, tried = {}, []
     for a, b, noise in itertools.product(CAPACITIES, SOURCES, NOISES):
         problem = theory.LinearRegression(
             capacity=a, source=b, dimension=DIMENSION, noise=noise, rtol=1e-5
@@ -107,6 +107,7 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
         design = np.stack([np.ones_like(risk), risk], axis=1)
         (floor, scale), *_ = np.linalg.lstsq(design, wanted, rcond=None)
         error = float(np.sqrt(np.mean((design @ [floor, scale] - wanted) ** 2)))
+        tried.append((a, b, noise, error))
         if scale > 0 and error < best.get("error", np.inf):
             fitted = {k: (floor + scale * v).tolist() for k, v in found.items()}
             errors = {
@@ -123,7 +124,7 @@ def fit_theory(comparison: Comparison, losses: Mapping[str, list[float]]) -> dic
                 losses=fitted,
                 errors=errors,
             )
-    return best
+    return best | dict(tried=tried)
 
 
 def learning_rates(job: Job) -> np.ndarray:
@@ -149,7 +150,7 @@ def curve(comparison: Comparison, job: Job, name: str = "raw") -> laws.Curve:
 
 
 def fit_law(comparison: Comparison, kind: type[laws.Law]) -> dict:
-    """Returns what a law that saw the raw losses of the longest runs says.
+    """Returns what a law that saw the raw losses of all runs says.
 
     Args:
       comparison: with the runs.
@@ -159,11 +160,12 @@ def fit_law(comparison: Comparison, kind: type[laws.Law]) -> dict:
         comparison.methods[f"{schedule}_average"].jobs[comparison.times[-1]]
         for schedule in protocol.TRUNKS
     ]
-    longest = [
-        comparison.methods[name].jobs[comparison.times[-1]]
+    fixed = [
+        job
         for name in protocol.ENVELOPE
+        for job in comparison.methods[name].jobs.values()
     ]
-    curves = [curve(comparison, job) for job in trunks + longest]
+    curves = [curve(comparison, job) for job in trunks + fixed]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", laws.UnidentifiedWarning)
         law = kind.fit(curves)
@@ -233,6 +235,32 @@ def errors_to_markdown(found: Mapping[str, dict]) -> str:
     return tables.markdown_table(header, body)
 
 
+def problems_to_markdown(found: Mapping[str, dict]) -> str:
+    """How well the theory fits with each capacity and source, at its best noise."""
+    least: dict[float, dict[float, float]] = {}
+    for a, b, _, error in found["theory"]["tried"]:
+        row = least.setdefault(a, {})
+        row[b] = min(error, row.get(b, np.inf))
+    header = ["a", *(f"b = {b:g}" for b in least[min(least)])]
+    body = [[f"{a:g}", *(f"{e:.4f}" for e in of.values())] for a, of in least.items()]
+    return tables.markdown_table(header, body, left=1)
+
+
+def misfit(errors: Sequence[float]) -> float:
+    """Returns the root mean square of errors at the horizons from 2x on.
+
+    At 1x, where another peak is best, laws are far off.
+
+    Args:
+      errors: at every horizon.
+    """
+    return float(np.sqrt(np.mean(np.square(errors[1:]))))
+
+
+def _total(errors: Mapping[str, list[float]]) -> float:
+    return float(np.sqrt(np.mean([misfit(of) ** 2 for of in errors.values()])))
+
+
 def misfits_to_markdown(found: Mapping[str, dict]) -> str:
     """The root mean squares, over the horizons from 2x on, of the same."""
     names = dict(
@@ -244,7 +272,7 @@ def misfits_to_markdown(found: Mapping[str, dict]) -> str:
         linear="linear",
     )
     body = [
-        [view, *(f"{np.sqrt(np.mean(np.square(of[name][1:]))):.4f}" for name in names)]
+        [view, *(f"{misfit(of[name]):.4f}" for name in names)]
         for view, of in _views(found).items()
     ]
     return tables.markdown_table(["view", *names.values()], body, left=1)
@@ -258,6 +286,9 @@ def to_markdown(found: Mapping[str, dict]) -> str:
     return "\n".join(
         [
             f"## Theory and laws minus training\n\nTheory: {what}.\n",
+            "Root mean squares of what is fitted, at the best noise:\n",
+            problems_to_markdown(found),
+            "",
             errors_to_markdown(found),
             "\nRoot mean squares from 2x on:\n",
             misfits_to_markdown(found),
@@ -275,7 +306,7 @@ def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) ->
     name, law = next(iter(found["laws"].items()))
     views = {
         f"exact theory, a = {problem['a']:g}, b = {problem['b']:g}": problem,
-        f"{name.replace('_', '-')} law, fitted to raw losses": law,
+        f"{name.replace('_', ' ')} law, of raw losses": law,
         "training": found["training"],
     }
     for axes, (title, view) in zip(grid, views.items(), strict=True):
@@ -288,7 +319,7 @@ def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) ->
         figures.horizons(axes, times)
         y = "loss minus that of the better envelope" if axes is grid[0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
-    # A law of one peak is far off at 1x, where the best peak is another.
+    # Laws are far off at 1x, where the best peak is another.
     grid[0].set_ylim(-0.075, 0.055)
     grid[2].legend(frameon=False, fontsize=looks.FONT)
     drawing.savefig(path)
@@ -303,10 +334,12 @@ def main() -> None:
     results = run.read(options.results)
     comparison = Comparison(results, protocol.FULL, 1)
     losses = measured(comparison)
+    fits = {title: fit_law(comparison, kind) for title, kind in LAWS.items()}
+    best_first = sorted(fits, key=lambda title: _total(fits[title]["errors"]))
     found = dict(
         training=dict(losses=losses),
         theory=fit_theory(comparison, losses),
-        laws={title: fit_law(comparison, kind) for title, kind in LAWS.items()},
+        laws={title: fits[title] for title in best_first},
     )
     (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n")
     print(errors_to_markdown(found))
