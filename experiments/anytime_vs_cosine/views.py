@@ -320,8 +320,8 @@ def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) ->
         y = "loss minus that of the better envelope" if axes is grid[0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     # Laws are far off at 1x, where the best peak is another.
-    grid[0].set_ylim(-0.075, 0.055)
-    grid[2].legend(frameon=False, fontsize=looks.FONT)
+    grid[0].set_ylim(-0.032, 0.042)
+    grid[2].legend(frameon=False, fontsize=looks.FONT, loc="lower right")
     drawing.savefig(path)
 
 
