@@ -14,6 +14,7 @@ from anytime_jax.schedules import cooldowns
 from anytime_jax.training import recipe
 from experiments.anytime_vs_cosine import (
     analysis,
+    documents,
     protocol,
     run,
     selection,
@@ -149,8 +150,9 @@ def test_workers_are_stopped_together(tmp_path):
     command = [sys.executable, "-m", "experiments.anytime_vs_cosine.run", "--quick"]
     command += [f"--out={tmp_path}", "--workers=2"]
     parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("quick/*_seed0"))) < 2:
-        assert parent.poll() is None
+        assert parent.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
     assert parent.wait() == 143
@@ -288,6 +290,26 @@ def test_shards_share_the_jobs(tmp_path, count, monkeypatch):
         options = run.parse()
         found += run.pending(options)
     assert sorted(found) == sorted(selection.wanted({}, FULL))
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_is_none_is_an_error(shard, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run", f"--shard={shard}"])
+    with pytest.raises(SystemExit, match="2"):
+        run.parse()
+    assert f"--shard={shard} is not I/N" in capsys.readouterr().err
+
+
+def test_one_set_is_to_choose_by_and_another_to_report_on(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        documents, "Documents", lambda config, **options: made.append(options)
+    )
+    run._documents.cache_clear()
+    for reported in (False, True):
+        run._documents(reported, quick=False)
+    run._documents.cache_clear()
+    assert made == [{}, dict(most=documents.MOST)]
 
 
 def test_a_run_that_diverges_is_the_worst_of_its_grid():

@@ -136,6 +136,17 @@ def test_stored_losses_of_the_theory_are_those_of_its_problem(stored):
         assert found == pytest.approx(kept["losses"][name], abs=1e-6)
 
 
+def test_the_stored_problem_is_the_best_and_the_laws_are_in_order(stored):
+    kept = stored["theory"]
+    a, b, noise, error = min(kept["tried"], key=lambda row: row[3])
+    assert (a, b, noise, error) == tuple(kept[k] for k in ("a", "b", "noise", "error"))
+    errors = [
+        np.array([*of["errors"].values()])[:, 1:] for of in stored["laws"].values()
+    ]
+    sizes = [np.linalg.norm(one) for one in errors]
+    assert sizes == sorted(sizes)
+
+
 def test_the_readme_has_what_each_view_is_off_by(stored):
     table = views.misfits_to_markdown(stored)
     assert table in (run.HERE / "README.md").read_text()

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from experiments.anytime_vs_cosine import documents, protocol, selection
 from experiments.anytime_vs_cosine.protocol import Job, Protocol
 
-BETTER = "envelope"  # the better of both fixed-horizon schedules, by horizon
+# At each horizon the fixed-horizon schedule that was the better one on seed 0.
+BETTER = "envelope"
 STOPPED, RESTARTED = "cosine_stopped", "cosine_restarted"
 
 
@@ -25,7 +26,7 @@ class Method:
     Attributes:
       name: `constant_average` and the like, a fixed-horizon schedule, `STOPPED` or
         `RESTARTED`.
-      jobs: the run of seed 0 that gives its loss, by multiple of 1x.
+      jobs: its run as it would be with seed 0, by multiple of 1x.
       exit: which of the run's losses.
     """
 
@@ -66,10 +67,11 @@ class Comparison:
         }
         _check_same(results, "data")
         # One set to choose by, another to report on.
+        self._counts_G = {}
         for reported in (False, True):
             part = {job: r for job, r in results.items() if (job.seed > 0) == reported}
-            validation = _check_same(part, "validation")
-        self._counts_G = np.array(validation["groups"]) if validation else None
+            if validation := _check_same(part, "validation"):
+                self._counts_G[reported] = np.array(validation["groups"])
         self.batch = batch
         self.times = plan.horizons(batch)
         self.steps_1x = plan.steps_1x
@@ -88,9 +90,9 @@ class Comparison:
             found.append(Method(f"{schedule}_{family}", jobs, chosen.exit))
         # The schedules themselves, at what was chosen for their averages.
         for schedule in protocol.TRUNKS:
-            jobs = dict.fromkeys(self.times, found_job(found, f"{schedule}_average"))
+            jobs = dict.fromkeys(self.times, _run(found, f"{schedule}_average"))
             found.append(Method(f"{schedule}_raw", jobs))
-        longest = found_job(found, "cosine", self.times[-1])
+        longest = _run(found, "cosine", self.times[-1])
         found.append(Method(STOPPED, dict.fromkeys(self.times, longest)))
         if self.batch == 1:
             restarts = dataclasses.replace(longest, schedule="restarts")
@@ -151,16 +153,30 @@ class Comparison:
             for seed in self.seeds
         ]
 
-    def standard_error(self, name: str, times: int, against: str = BETTER) -> float:
-        """Returns that of the mean regret over documents, NaN if one diverged."""
+    def standard_error(
+        self,
+        name: str,
+        times: int,
+        against: str = BETTER,
+        seeds: Sequence[int] | None = None,
+    ) -> float:
+        """Returns that of the mean regret over documents, NaN if one diverged.
+
+        Args:
+          name: of the method.
+          times: the horizon.
+          against: `BETTER`, or `cosine` for the paper's envelope.
+          seeds: those of the mean, by default all that are reported.
+        """
+        seeds = self.seeds if seeds is None else seeds
         losses_SxG, other_SxG = (
-            np.array([self._at("groups", of, times, seed) for seed in self.seeds])
+            np.array([self._at("groups", of, times, seed) for seed in seeds])
             for of in (name, against)
         )
         if not (np.isfinite(losses_SxG).all() and np.isfinite(other_SxG).all()):
             return math.nan
         differences_G = np.mean(losses_SxG - other_SxG, axis=0)
-        return documents.standard_error(differences_G, self._counts_G)
+        return documents.standard_error(differences_G, self._counts_G[seeds[0] > 0])
 
     def exit_regrets(self, name: str, other: str, times: int) -> list[float]:
         """Returns the regrets of another exit of the run of a method."""
@@ -180,7 +196,7 @@ def _check_same(results: Mapping[Job, dict], kind: str) -> Any:
     return json.loads(found.pop()) if found else None
 
 
-def found_job(methods: list[Method], name: str, times: int = 1) -> Job:
+def _run(methods: list[Method], name: str, times: int = 1) -> Job:
     """Returns the run of a method at a horizon."""
     [method] = [method for method in methods if method.name == name]
     return method.jobs[times]

@@ -27,7 +27,6 @@ TITLES = {
     analysis.RESTARTED: "cosine, restarted at every horizon",
 }
 STYLES = {
-    "inverse_sqrt_raw": dict(color=looks.OTHERS, marker="s", mfc="none"),
     "constant_average": dict(color=looks.TRUNKS[0][0], marker="o"),
     "inverse_sqrt_average": dict(color=looks.TRUNKS[1][0], marker="s"),
     "constant_cooldown_10": dict(color=looks.TRUNKS[0][1], marker="^", ls="--"),
@@ -58,7 +57,7 @@ def horizons(axes, times: Sequence[int]) -> None:
 
 
 def losses(comparison: Comparison, path: pathlib.Path) -> None:
-    """Figure 1: the loss of every method at every horizon."""
+    """Figure 1: the loss of averages, the envelope, and cosines that end elsewhere."""
     drawing = figure.Figure(figsize=(7.2, 4.6), dpi=150)
     axes = drawing.subplots()
     drawing.subplots_adjust(0.1, 0.12, 0.98, 0.87)
@@ -99,7 +98,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
 
 def _band(axes, comparison: Comparison) -> None:
     """The envelope itself, and how far from it the paper's methods were."""
-    label = f"the paper's largest difference, {paper.BAND} a token"
+    label = f"the paper's distances from cosine, at most {paper.BAND} a token"
     axes.axhspan(-paper.BAND, paper.BAND, color=looks.GRID, lw=0, zorder=0, label=label)
     axes.axhline(0, color=looks.FIXED, lw=1)
     horizons(axes, comparison.times)
@@ -119,8 +118,8 @@ def averages(comparison: Comparison, path: pathlib.Path) -> None:
     drawing = figure.Figure(figsize=(9.6, 4.4), dpi=150)
     grid = drawing.subplots(1, 2, sharey=True)
     drawing.subplots_adjust(0.08, 0.13, 0.88, 0.84, wspace=0.06)
-    divisors = (6.25, 12.5, 25.0, 50.0, 100.0)
-    names = selection.AVERAGES[: len(divisors)]
+    names = [name for name in selection.AVERAGES if name.startswith("ema")]
+    divisors = [float(name[3:].replace("_", ".")) for name in names]
     for axes, schedule in zip(grid, ("constant", "inverse_sqrt"), strict=True):
         for index, times in enumerate(comparison.times):
             of = f"{schedule}_average"

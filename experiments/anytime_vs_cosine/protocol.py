@@ -8,6 +8,7 @@ import ml_collections
 from configs import small
 
 TOKENS_PER_STEP = 1024
+BETA2 = 0.98
 TRUNKS = ("constant", "inverse_sqrt")
 ENVELOPE = ("cosine", "linear")
 
@@ -41,7 +42,6 @@ class Protocol:
       times: the horizons, in multiples of 1x, ascending.
       peaks: to begin with, by batch in multiples of the usual one; a factor 2 apart.
       extends: whether to go on beyond the peaks while the best one is at their edge.
-      beta2: of Adam.
       other_beta2: what is tried at the peaks that are best for an average, and with
         the better of the longest runs of a fixed horizon.
       variations: of `VARIATIONS`, tried there too.
@@ -55,7 +55,6 @@ class Protocol:
         (LARGE, (1e-2, 2e-2, 4e-2, 8e-2)),
     )
     extends: bool = True
-    beta2: float = 0.98
     other_beta2: tuple[float, ...] = (0.95, 0.99)
     variations: tuple[str, ...] = tuple(VARIATIONS)
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -130,7 +129,7 @@ class Job:
     @property
     def usual(self) -> "Job":
         """The same without what is a check: another beta2, a variation."""
-        return dataclasses.replace(self, beta2=FULL.beta2, variation="")
+        return dataclasses.replace(self, beta2=BETA2, variation="")
 
     @property
     def is_trunk(self) -> bool:
@@ -200,7 +199,6 @@ def cooldown_config(
     start = steps * (100 - spec.pop("percent")) // 100
     made = small.get_config("cooldown")
     made.seed = job.seed
-    made.batch_size *= job.batch
     made.optimizer.b2 = job.beta2
     made.schedule = dict(name="cooldown", steps=steps - start, **spec)
     made.branch.update(workdir=trunk, step=start)
@@ -219,7 +217,7 @@ def grid(plan: Protocol, batch: int) -> list[Job]:
     times, peaks = plan.horizons(batch), dict(plan.peaks)[batch]
 
     def job(schedule: str, length: int, peak: float, cooldowns: bool = False) -> Job:
-        made = Job(schedule, length, peak, plan.beta2, batch, cooldowns=cooldowns)
+        made = Job(schedule, length, peak, BETA2, batch, cooldowns=cooldowns)
         return dataclasses.replace(made, steps_1x=plan.steps_1x)
 
     trunks = [job(s, times[-1], peak, batch == 1) for s in TRUNKS for peak in peaks]

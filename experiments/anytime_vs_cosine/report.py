@@ -26,8 +26,21 @@ from experiments.anytime_vs_cosine import (
     selection,
     views,
 )
-from experiments.anytime_vs_cosine.analysis import BETTER, Comparison, spread
+from experiments.anytime_vs_cosine.analysis import (
+    BETTER,
+    RESTARTED,
+    Comparison,
+    spread,
+)
 from experiments.anytime_vs_cosine.protocol import Job
+
+_HEAD = """# anytime_vs_cosine: all tables
+
+Losses in nats per byte. After ± is the standard deviation over seeds; a regret is a
+difference of two runs of the same seed, and positive where the method is worse. What
+was tried on seed 0 was measured on other documents than what is reported: of the two,
+regrets can be compared and losses cannot.
+"""
 
 
 def losses_to_markdown(comparison: Comparison) -> str:
@@ -60,32 +73,37 @@ def regrets_to_markdown(comparison: Comparison, against: str) -> str:
 def paper_to_markdown(comparison: Comparison) -> str:
     """Loss minus tuned cosine there and here, and how far apart in seed spreads.
 
-    The spread is that of this experiment's seeds, pooled over the horizons.
+    The spreads are those of this experiment's seeds: that of 1x, which is far larger
+    than the others, and that of the other horizons, pooled.
     """
     header = ["method", "where", *(f"{times}x" for times in comparison.times)]
     body = []
     for name in paper.DIFFERENCES["150M"]:
         found = [comparison.regrets(name, t, "cosine") for t in comparison.times]
         means = [float(np.mean(one)) for one in found]
-        pooled = math.sqrt(np.mean([spread(one) ** 2 for one in found]))
+        first, *others = [spread(one) for one in found]
+        pooled = math.sqrt(np.mean(np.square(others)))
+        spreads = [first, *[pooled] * len(others)]
         title = figures.TITLES[name]
         # The larger model has no last horizon, a smoke test no later ones.
         known = {size: of[name][: len(means)] for size, of in paper.DIFFERENCES.items()}
         for size, values in known.items():
-            body.append([title, f"paper, {size}", *(f"{x:+.4f}" for x in values)])
-        body.append([title, "here", *(f"{x:+.4f}" for x in means)])
+            where = f"paper, {size}, nats per token"
+            body.append([title, where, *(f"{x:+.4f}" for x in values)])
+        where = "here, nats per byte"
+        body.append([title, where, *(f"{x:+.4f}" for x in means)])
+        body.append([title, "spread of seeds", *(f"{x:.4f}" for x in spreads)])
         for size, values in known.items():
-            apart = [x - y for x, y in zip(means, values, strict=False)]
-            cells = [f"{x / pooled:+.1f}" if pooled else "" for x in apart]
-            where = f"here minus {size}, spreads of {pooled:.4f}"
-            body.append([title, where, *cells])
+            triples = zip(means, values, spreads, strict=False)
+            cells = [f"{(x - y) / z:+.1f}" if z else "" for x, y, z in triples]
+            body.append([title, f"here minus {size}, in spreads", *cells])
     width = len(header)
     body = [[*row, *[""] * (width - len(row))] for row in body]
     return tables.markdown_table(header, body)
 
 
 def exits_to_markdown(comparison: Comparison) -> str:
-    """The regrets of every exit of the trunks that were chosen for their averages."""
+    """The regrets of all averages and merges of what was chosen for its average."""
     header = ["trunk", "exit", *(f"{times}x" for times in comparison.times), "worst"]
     body = []
     for schedule in protocol.TRUNKS:
@@ -99,19 +117,23 @@ def exits_to_markdown(comparison: Comparison) -> str:
     return tables.markdown_table(header, body)
 
 
-def errors_to_markdown(comparison: Comparison) -> str:
-    """The standard errors of the mean regrets over validation documents."""
+def standard_errors_to_markdown(comparison: Comparison) -> str:
+    """The standard errors of the mean regrets over validation documents.
+
+    Last that of the set to choose by, with seed 0: the largest at each horizon.
+    """
     header = ["method", *(f"{times}x" for times in comparison.times)]
-    body = [
-        [
-            figures.TITLES[name],
-            *(
-                f"{comparison.standard_error(name, times):.4f}"
-                for times in comparison.times
-            ),
-        ]
-        for name in comparison.methods
+    body = []
+    for name in comparison.methods:
+        found = [comparison.standard_error(name, times) for times in comparison.times]
+        body.append([figures.TITLES[name], *(f"{error:.4f}" for error in found)])
+    chosen = [name for name in comparison.methods if name != RESTARTED]
+    found = [
+        max(comparison.standard_error(name, times, seeds=[0]) for name in chosen)
+        for times in comparison.times
     ]
+    last = "the largest of them on seed 0, where everything is chosen"
+    body.append([last, *(f"{error:.4f}" for error in found)])
     return tables.markdown_table(header, body, left=1)
 
 
@@ -215,7 +237,10 @@ def budgets_to_markdown(results: Mapping[Job, dict], batch: int) -> str:
 
 
 def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
-    """What every method costs in tokens, in units of 1x: once, and with its tuning."""
+    """What every method costs in tokens, in units of 1x: once, and with its tuning.
+
+    A trunk with cooldowns need not go on where the last one has left it.
+    """
     fixed = {
         schedule: [job.times for job in selection.tried(results, schedule)]
         for schedule in protocol.ENVELOPE
@@ -227,7 +252,8 @@ def costs(results: Mapping[Job, dict]) -> list[tuple[str, float, float]]:
         count = len(selection.tried(results, schedule))
         rows.append((f"{title} + averages", times, count * times))
     for kind, spec in protocol.COOLDOWNS.items():
-        once = times + spec["percent"] / 100 * horizons
+        share = spec["percent"] / 100
+        once = (1 - share) * times + share * horizons
         count = len(selection.tried(results, "constant"))
         rows.append((figures.TITLES[f"constant_{kind}"], once, count * once))
     for schedule, of in fixed.items():
@@ -297,8 +323,8 @@ def hours(results: Mapping[Job, dict]) -> float:
 def to_markdown(comparisons: list[Comparison], results: Mapping[Job, dict]) -> str:
     """All tables."""
     parts = [_of_batch(comparison, results) for comparison in comparisons]
-    end = f"All runs: {hours(results):.1f} hours of one of two workers.\n"
-    return "\n".join(["# anytime_vs_cosine: all tables\n", *parts, end])
+    end = f"All runs: about {hours(results):.1f} hours of one of two workers.\n"
+    return "\n".join([_HEAD, *parts, end])
 
 
 def _of_batch(comparison: Comparison, results: Mapping[Job, dict]) -> str:
@@ -312,11 +338,12 @@ def _of_batch(comparison: Comparison, results: Mapping[Job, dict]) -> str:
         "Regret of every average and merge of the chosen trunks": exits_to_markdown(
             comparison
         ),
-        "Standard error over documents": errors_to_markdown(comparison),
+        "Standard error of regrets over documents": standard_errors_to_markdown(
+            comparison
+        ),
     }
     if batch == 1:
         found["Beside the paper"] = paper_to_markdown(comparison)
-    # Losses on the documents to choose by, not those above.
     found |= {
         "Tried on seed 0, fixed horizons": tuning_to_markdown(results, batch),
         "Tried on seed 0, trunks": trunks_to_markdown(results, batch),

@@ -144,6 +144,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     parser.add_argument("--list", action="store_true", help="say what is left to do")
     options = parser.parse_args()
+    index, _, count = options.shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        parser.error(f"--shard={options.shard} is not I/N with 1 <= I <= N")
     options.plan = protocol.QUICK if options.quick else protocol.FULL
     options.out = options.out.absolute() / ("quick" if options.quick else "")
     if not options.results:

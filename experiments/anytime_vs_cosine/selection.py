@@ -4,6 +4,7 @@ What is chosen depends on the results of seed 0 alone.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -123,7 +124,7 @@ def wanted(results: Results, plan: Protocol) -> list[Job]:
 
     First the grid; then its extension, as long as an optimum is at its edge; then, as
     checks, other beta2 and variations at the chosen peaks; then what is chosen, on
-    other seeds.
+    other seeds. Each is there once.
 
     Args:
       results: the results.
@@ -139,11 +140,15 @@ def _of_batch(results: Results, plan: Protocol, batch: int) -> list[Job]:
     extension = _extension(results, batch) if plan.extends else []
     done = [job for job in results if (job.batch, job.seed) == (batch, 0)]
     if extension:
-        return [*jobs, *done, *protocol.longest_first(extension)]
+        return _once(jobs, done, protocol.longest_first(extension))
     checks = [] if batch > 1 else _checks(results, plan)
     if not set(checks) <= set(results):
-        return [*jobs, *done, *checks]
-    return [*jobs, *done, *_other_seeds(results, plan, batch)]
+        return _once(jobs, done, checks)
+    return _once(jobs, done, _other_seeds(results, plan, batch))
+
+
+def _once(*jobs: Iterable[Job]) -> list[Job]:
+    return list(dict.fromkeys(itertools.chain(*jobs)))
 
 
 def _extension(results: Results, batch: int) -> list[Job]:
@@ -201,14 +206,10 @@ def methods(results: Results, batch: int = 1) -> dict[tuple[str, str], Setting]:
 
 def _other_seeds(results: Results, plan: Protocol, batch: int) -> list[Job]:
     """What is chosen on seed 0, on the others."""
-    cooled = {
-        setting.job.setting: any(
-            other.job.setting == setting.job.setting and "cooldown" in other.exit
-            for other in methods(results, batch).values()
-        )
-        for setting in methods(results, batch).values()
-    }
-    chosen = [dataclasses.replace(job, cooldowns=c) for job, c in cooled.items()]
+    settings = list(methods(results, batch).values())
+    cooled = {one.job.setting for one in settings if "cooldown" in one.exit}
+    runs = dict.fromkeys(one.job.setting for one in settings)
+    chosen = [dataclasses.replace(job, cooldowns=job in cooled) for job in runs]
     for schedule in protocol.ENVELOPE:
         chosen += tuned(results, [schedule], batch).values()
     if batch == 1:

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -177,7 +177,7 @@ def write(result: dict, path: pathlib.Path) -> None:
     partial.replace(path)
 
 
-def claim(path: pathlib.Path) -> Any | None:
+def claim(path: pathlib.Path) -> IO[str] | None:
     """Returns what holds a job until it is closed, None if another worker has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
