@@ -42,6 +42,7 @@ LAWS = dict(
 MULTIPLIERS = np.geomspace(0.05, 2, 24)
 FITTED = ("constant_average", "inverse_sqrt_average")
 METHODS = (*FITTED, "constant_raw", "inverse_sqrt_raw", *protocol.ENVELOPE)
+_TOP = 0.042  # of the picture
 # Before, a run is still in its first fall, which no law is about.
 FITTED_FROM = protocol.FULL.steps_1x // 2
 
@@ -319,8 +320,12 @@ def draw(times: Sequence[int], found: Mapping[str, dict], path: pathlib.Path) ->
         figures.horizons(axes, times)
         y = "loss minus that of the better envelope" if axes is grid[0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
-    # Without the 1x of laws, which are far off where the best peak is another.
-    grid[0].set_ylim(-0.032, 0.042)
+        # Laws are far off at 1x, where the best peak is another.
+        first = np.subtract(losses[FITTED[0]], losses[BETTER])[0]
+        if first > _TOP:
+            text = f" averages at {times[0]}x: {first:+.2f}"
+            axes.text(times[1], _TOP, text, va="top", fontsize=looks.FONT)
+    grid[0].set_ylim(-0.032, _TOP)
     grid[2].legend(frameon=False, fontsize=looks.FONT, loc="lower right")
     drawing.savefig(path)
 
