@@ -40,9 +40,9 @@ STYLES = {
 }
 
 
+_AVERAGES = ("constant_average", "inverse_sqrt_average")
 _REGRETS = (
-    "constant_average",
-    "inverse_sqrt_average",
+    *_AVERAGES,
     "constant_cooldown_10",
     "constant_cooldown_20",
     "cosine",
@@ -78,30 +78,28 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
     count = len(comparisons)
     drawing = figure.Figure(figsize=(7.2 if count == 1 else 11, 4.8), dpi=150)
     widths = [len(comparison.times) for comparison in comparisons]
-    grid = drawing.subplots(1, count, squeeze=False, sharey=True, width_ratios=widths)
-    drawing.subplots_adjust(0.08 if count > 1 else 0.11, 0.27, 0.99, 0.86, wspace=0.06)
+    grid = drawing.subplots(1, count, squeeze=False, width_ratios=widths)
+    drawing.subplots_adjust(0.08 if count > 1 else 0.11, 0.27, 0.99, 0.86, wspace=0.14)
     for axes, comparison in zip(grid[0], comparisons, strict=True):
-        _band(axes, comparison)
-        names = [name for name in _REGRETS if name in comparison.methods]
+        axes.axhline(0, color=looks.FIXED, lw=1)
+        horizons(axes, comparison.times)
+        shown = _REGRETS if comparison.batch == 1 else _AVERAGES
+        names = [name for name in shown if name in comparison.methods]
         for place, name in enumerate(names):
             _errorbars(axes, comparison, name, place - (len(names) - 1) / 2)
-        title = "Loss minus the better tuned envelope"
-        if comparison.batch > 1:
-            title = f"Loss minus tuned cosine, {comparison.batch} times the batch"
+        title = f"Loss minus tuned cosine, {comparison.batch} times the batch"
+        if comparison.batch == 1:
+            title = "Loss minus the better tuned envelope"
+            # The paper's methods, with its usual batch.
+            label = f"the paper's distances from cosine, at most {paper.BAND} a token"
+            style = dict(color=looks.GRID, lw=0, zorder=0, label=label)
+            axes.axhspan(-paper.BAND, paper.BAND, **style)
         y = "nats per byte; bars: spread of seeds" if axes is grid[0, 0] else ""
         looks.finish(axes, title, "multiples of Chinchilla's 1x", y)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     place = dict(loc="lower center", ncols=1 + count)
     drawing.legend(handles, labels, frameon=False, fontsize=looks.FONT, **place)
     drawing.savefig(path)
-
-
-def _band(axes, comparison: Comparison) -> None:
-    """The envelope itself, and how far from it the paper's methods were."""
-    label = f"the paper's distances from cosine, at most {paper.BAND} a token"
-    axes.axhspan(-paper.BAND, paper.BAND, color=looks.GRID, lw=0, zorder=0, label=label)
-    axes.axhline(0, color=looks.FIXED, lw=1)
-    horizons(axes, comparison.times)
 
 
 def _errorbars(axes, comparison: Comparison, name: str, place: float) -> None:
