@@ -83,8 +83,7 @@ def regrets(comparisons: list[Comparison], path: pathlib.Path) -> None:
     for axes, comparison in zip(grid[0], comparisons, strict=True):
         axes.axhline(0, color=looks.FIXED, lw=1)
         horizons(axes, comparison.times)
-        shown = _REGRETS if comparison.batch == 1 else _AVERAGES
-        names = [name for name in shown if name in comparison.methods]
+        names = _REGRETS if comparison.batch == 1 else _AVERAGES
         for place, name in enumerate(names):
             _errorbars(axes, comparison, name, place - (len(names) - 1) / 2)
         title = f"Loss minus tuned cosine, {comparison.batch} times the batch"
