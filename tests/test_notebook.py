@@ -15,6 +15,7 @@ from notebooks import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
 HORIZONS = ("400", "800")
+RENEW = "run python notebooks/execute.py"
 # Asked of the kernel when all cells have run.
 QUESTION = """
 import json
@@ -39,9 +40,9 @@ def committed():
     return nbformat.read(execute.NOTEBOOK, as_version=4)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("run", marks=pytest.mark.slow)])
 def executed(committed, tmp_path_factory):
-    """The notebook run in a fresh kernel, and what the kernel answers."""
+    """The notebook run in a fresh kernel, and what that answers; it is slow."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.from_dict(committed)
     for cell in code_cells(notebook):
@@ -150,18 +151,18 @@ def test_the_average_in_ones_own_loop_is_nearer_to_the_optimum(executed):
     assert 0.0 < distances["ema25"] < 0.9 * distances["raw"]
 
 
-def test_the_outputs_it_comes_with_are_of_its_code(committed, executed):
-    renew = "run python notebooks/execute.py"
-    assert committed.metadata.outputs_of == execute.code_hash(committed), renew
-    cells, fresh_cells = code_cells(committed), code_cells(executed[0])
+def test_the_outputs_it_comes_with_are_of_its_code(committed):
+    assert committed.metadata.outputs_of == execute.code_hash(committed), RENEW
+    cells = code_cells(committed)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    for cell, fresh in zip(cells, fresh_cells, strict=True):
-        assert kinds(cell) == kinds(fresh), renew
     drawn = [cell for cell in cells if ["image/png", "text/plain"] in kinds(cell)]
     assert len(drawn) == 2
 
 
-def test_the_losses_it_comes_with_are_those_of_a_run(committed, executed):
+def test_the_outputs_it_comes_with_are_those_of_a_run(committed, executed):
+    cells, fresh_cells = code_cells(committed), code_cells(executed[0])
+    for cell, fresh in zip(cells, fresh_cells, strict=True):
+        assert kinds(cell) == kinds(fresh), RENEW
     shown, fresh = (printed_numbers(one) for one in (committed, executed[0]))
     assert len(fresh) == 20
     # Elsewhere sums are rounded in another order, and training magnifies it.
