@@ -119,15 +119,22 @@ def work_together(options: argparse.Namespace) -> int:
         for i in range(options.workers)
     ]
 
-    def tell(number: int, _: object) -> None:
-        for process in processes:
-            process.send_signal(number)
-
+    told: list[int] = []
     # Ctrl-C reaches the workers by itself.
-    signal.signal(signal.SIGTERM, tell)
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    codes = [process.wait() for process in processes]
-    return next((code for code in codes if code), 0)
+    while any(process.poll() is None for process in processes):
+        # Again and again: a run that has just done its last step does not hear of it.
+        for process in processes if told else ():
+            process.send_signal(told[0])
+        time.sleep(1.0)
+    return next((process.returncode for process in processes if process.returncode), 0)
+
+
+def _end(*_: object) -> None:
+    """Ends a worker that is told to stop outside of training, and is told once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def parse() -> argparse.Namespace:
@@ -169,7 +176,7 @@ def main() -> int:
         return work_together(options)
     else:
         # Outside of training too, so that the time that was taken is written.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        signal.signal(signal.SIGTERM, _end)
         try:
             do(options)
         except training.Preempted as stopped:
